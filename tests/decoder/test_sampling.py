@@ -1,0 +1,119 @@
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from manzano.decoder.dit_air import DiTAir
+from manzano.decoder.sampling import guidance_passes, guided_flow, sample
+
+
+def build() -> DiTAir:
+    torch.manual_seed(0)
+    model = DiTAir(
+        num_layers=1, width=32, head_dim=16, in_channels=4, condition_width=8, patch_size=1
+    ).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+class Oracle(DiTAir):
+    """Knows that x0 is all `target`, and so the flow (x0 - x_t) / (1 - t)."""
+
+    target = 0.7
+
+    def forward(self, noisy_latents, timestep, condition, **_):
+        return (self.target - noisy_latents) / (1 - timestep)[:, None, None, None]
+
+
+SHAPE = {"height": 4, "width": 5, "condition_grid": (3, 3)}
+
+
+def draw(seed: int = 0, batch_size: int = 2, **options) -> torch.Tensor:
+    condition = torch.randn(batch_size, 9, 8, generator=torch.Generator().manual_seed(5))
+    options = {"generator": torch.Generator().manual_seed(seed), "num_steps": 4, **options}
+    return sample(build(), FlowMatchEulerDiscreteScheduler(), condition, **SHAPE, **options)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("num_steps", [1, 7])
+def test_the_true_flow_leads_exactly_to_the_data(shift, num_steps):
+    oracle = Oracle(num_layers=1, width=16, head_dim=16, in_channels=4, condition_width=8)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    latents = sample(oracle, scheduler, torch.zeros(2, 9, 8), **SHAPE, num_steps=num_steps)
+    torch.testing.assert_close(latents, torch.full((2, 4, 4, 5), 0.7), atol=1e-6, rtol=0)
+
+
+def test_sampling_is_fixed_by_the_generator():
+    assert torch.equal(draw(0), draw(0)) and not torch.equal(draw(0), draw(1))
+
+
+def test_a_batch_equals_its_samples_drawn_with_their_own_generators():
+    seeds = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    batch = draw(generator=seeds)
+    first = draw(generator=torch.Generator().manual_seed(3))
+    condition = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(5))
+    single = sample(
+        build(),
+        FlowMatchEulerDiscreteScheduler(),
+        condition[1:],
+        **SHAPE,
+        num_steps=4,
+        generator=torch.Generator().manual_seed(4),
+    )
+    torch.testing.assert_close(batch[:1], first[:1])
+    torch.testing.assert_close(batch[1:], single)
+
+
+@pytest.mark.parametrize(
+    ("scales", "passes"),
+    [
+        ((1.0, None), [(True, False, 1.0)]),
+        ((3.0, None), [(True, False, 3.0), (False, False, -2.0)]),
+        ((1.0, 1.0), [(True, True, 1.0)]),
+        ((3.0, 1.0), [(True, True, 3.0), (False, True, -2.0)]),
+        ((2.0, 2.0), [(True, True, 2.0), (False, False, -1.0)]),
+        ((4.0, 2.0), [(True, True, 4.0), (False, True, -2.0), (False, False, -1.0)]),
+    ],
+)
+def test_passes_of_weight_zero_are_left_out(scales, passes):
+    assert guidance_passes(*scales) == passes
+
+
+def flows(model, batch, reference, guidance_scale, reference_guidance_scale):
+    return guided_flow(
+        model,
+        **batch,
+        reference_latents=reference,
+        guidance_scale=guidance_scale,
+        reference_guidance_scale=reference_guidance_scale,
+    )
+
+
+def test_guidance_is_omnigen2s_formula_and_scale_one_the_plain_conditional():
+    model = build()
+    batch = {
+        "noisy_latents": torch.randn(2, 4, 4, 5),
+        "timestep": torch.tensor([0.2, 0.9]),
+        "condition": torch.randn(2, 9, 8),
+        "condition_grid": (3, 3),
+    }
+    reference, dropped = torch.randn(2, 4, 4, 5), torch.zeros(2).bool()
+    with torch.no_grad():
+        full = model(**batch, reference_latents=reference)
+        text = model(**batch)
+        image = model(**batch, reference_latents=reference, condition_mask=dropped)
+        none = model(**batch, condition_mask=dropped)
+
+        torch.testing.assert_close(flows(model, batch, None, 1.0, 1.0), text)
+        torch.testing.assert_close(flows(model, batch, reference, 1.0, 1.0), full)
+        torch.testing.assert_close(flows(model, batch, None, 3.0, 1.0), none + 3 * (text - none))
+        torch.testing.assert_close(
+            flows(model, batch, reference, 4.0, 2.0),
+            none + 2 * (image - none) + 4 * (full - image),
+        )
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="num_steps 0"):
+        draw(num_steps=0)
