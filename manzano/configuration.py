@@ -1,0 +1,70 @@
+"""ManzanoConfig: what a Manzano folder's `config.json` holds."""
+
+from dataclasses import fields
+from difflib import get_close_matches
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from manzano.llm.vocabulary import JointVocabulary
+from manzano.tokenizer.hybrid import HybridTokenizerConfig
+
+
+class ManzanoConfig(PreTrainedConfig):
+    """Vision tokenizer, language model and joint vocabulary.
+
+    Args:
+        vision_config: the fields of HybridTokenizerConfig.
+        text_config: any causal language model of transformers (`model_type` and its fields).
+        vocabulary: the fields of JointVocabulary.
+        image_weight: weight of the image term of the loss against text's 1 (Manzano, Sec. 3.1).
+    """
+
+    model_type = "manzano"
+    sub_configs = {"text_config": AutoConfig}
+
+    vision_config: dict | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    vocabulary: dict | None = None
+    image_weight: float = 0.5
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.vision_config is None:
+            self.vision_config = HybridTokenizerConfig().to_dict()
+        if isinstance(self.text_config, dict):
+            self.text_config = language_config(self.text_config)
+        if self.text_config is None:
+            self.text_config = language_config({"model_type": "qwen3"})
+        super().__post_init__(**kwargs)
+
+    @property
+    def vision(self) -> HybridTokenizerConfig:
+        known = {f.name for f in fields(HybridTokenizerConfig)}
+        return HybridTokenizerConfig(**{k: v for k, v in self.vision_config.items() if k in known})
+
+    @property
+    def joint_vocabulary(self) -> JointVocabulary:
+        if self.vocabulary is None:
+            raise ValueError("this ManzanoConfig has no `vocabulary`: give joint_vocabulary(tokenizer, n).to_dict()")
+        return JointVocabulary(**self.vocabulary)
+
+
+def language_config(settings: dict) -> PreTrainedConfig:
+    """The transformers config of a causal language model, e.g. {"model_type": "qwen3", "hidden_size": 128}.
+
+    Raises:
+        ValueError: for a model_type transformers does not know, or a key that the config lacks, with
+            the nearest name.
+    """
+    settings = dict(settings)
+    model_type = settings.pop("model_type", None)
+    if model_type is None:
+        raise ValueError(f"a language model's config needs model_type (e.g. qwen3), got keys {sorted(settings)}")
+    config = AutoConfig.for_model(model_type)
+    known = config.to_dict() | {"attn_implementation": None, "dtype": None, "architectures": None}
+    for key in settings:
+        if key not in known and not hasattr(config, key):
+            near = get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{model_type} has no setting {key!r}{hint}")
+    return AutoConfig.for_model(model_type, **settings)

@@ -1,0 +1,85 @@
+"""From a sample to token sequences: who says what, where pictures go, what is to be predicted.
+
+    understanding  <|user|><img_start><image>*N<img_end>question<|assistant|>answer<|end|>
+    generation     <|user|>prompt<|assistant|><img_start><target>*N<img_end><|end|>
+    editing        <|user|><img_start><image>*N<img_end>instruction<|assistant|><img_start><target>*N<img_end><|end|>
+    text           prose<|end|>
+
+Loss falls on the answer, on the target picture's ids (with the tokens around them, as text) and on all
+prose (Manzano, Sec. 3.1). The same layout as a chat template serves inference: CHAT_TEMPLATE.
+"""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from manzano.data_mix.schema import Sample
+from manzano.llm.loss import IGNORE
+from manzano.llm.vocabulary import SPECIAL_TOKENS
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|user|>' if message['role'] == 'user' else '<|assistant|>' -}}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{{- '<image>' if part['type'] == 'image' else part['text'] -}}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|end|>' if message['role'] == 'assistant' else '' -}}"
+    "{%- endfor -%}"
+    "{{- '<|assistant|>' if add_generation_prompt else '' -}}"
+)
+
+
+def image_block(num_tokens: int, placeholder: str = SPECIAL_TOKENS["image"]) -> str:
+    """`<img_start>`, num_tokens placeholders, `<img_end>`."""
+    return SPECIAL_TOKENS["img_start"] + placeholder * num_tokens + SPECIAL_TOKENS["img_end"]
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One sequence of its own: ids and labels of equal length, IGNORE where nothing is predicted."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def sequences(
+    sample: Sample, tokenizer: PreTrainedTokenizerBase, num_tokens: int, *, drop_prompt: bool = False
+) -> list[TokenSequence]:
+    """The sequences of a sample: one, or one a question where it asks several about its pictures.
+
+    Args:
+        num_tokens: N, tokens an image becomes.
+        drop_prompt: leave the words of a prompt or instruction out, which trains the unconditional
+            model that classifier-free guidance needs.
+    """
+    pictures = image_block(num_tokens) * len(sample.images)
+    if sample.task == "text":
+        return [_join(tokenizer, [("", True), (sample.turns[0].text + SPECIAL_TOKENS["end"], True)])]
+    if sample.task == "understanding":
+        questions, answers = sample.turns[::2], sample.turns[1::2]
+        return [
+            _exchange(tokenizer, pictures + q.text, a.text)
+            for q, a in zip(questions, answers, strict=True)
+        ]
+    prompt = "" if drop_prompt else sample.turns[0].text
+    return [_exchange(tokenizer, pictures + prompt, image_block(num_tokens, SPECIAL_TOKENS["target"]))]
+
+
+def _exchange(tokenizer: PreTrainedTokenizerBase, user: str, assistant: str) -> TokenSequence:
+    prompt = SPECIAL_TOKENS["user"] + user + SPECIAL_TOKENS["assistant"]
+    return _join(tokenizer, [(prompt, False), (assistant + SPECIAL_TOKENS["end"], True)])
+
+
+def _join(tokenizer: PreTrainedTokenizerBase, parts: list[tuple[str, bool]]) -> TokenSequence:
+    """Tokenizes parts one by one (text, is it predicted?), so that no token spans a boundary."""
+    input_ids: list[int] = []
+    labels: list[int] = []
+    for text, predicted in parts:
+        ids = tokenizer.encode(text, add_special_tokens=False) if text else []
+        input_ids += ids
+        labels += ids if predicted else [IGNORE] * len(ids)
+    return TokenSequence(input_ids, labels)

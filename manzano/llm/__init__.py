@@ -1,0 +1,1 @@
+"""The unified autoregressive LLM: joint vocabulary, joint loss, sampling, backbones."""
