@@ -1,0 +1,1 @@
+"""Measuring a model: answers, drawn and edited pictures, and the report that shows them."""
