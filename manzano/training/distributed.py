@@ -1,0 +1,130 @@
+"""One process or many: ranks from torchrun, FSDP2 sharding, and whole weights when they are needed.
+
+Without torchrun there is no process group and the model stays a plain module. Note that torchrun sets
+OMP_NUM_THREADS=1 unless told otherwise; `loop.threads` overrides it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is among how many, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def sum(self, numbers: Sequence[int]) -> list[int]:
+        """Add up whole numbers over all ranks, on the host: the device is not waited for."""
+        if self.size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.sum([0])
+
+
+def setup(device: str = "auto") -> World:
+    """Join the process group of torchrun, if there is one, and choose the device.
+
+    Collectives on CPU tensors go through gloo, those on CUDA tensors through nccl.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        chosen = torch.device("cuda", torch.cuda.current_device())
+    else:
+        chosen = torch.device(device)
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    return World(rank=rank, size=size, device=chosen)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The submodules to shard and compile as units: those of a class that `_no_split_modules` names.
+
+    Transformers and Diffusers models name their blocks so. Blocks without a trainable parameter are left out.
+    """
+    names = {name for m in model.modules() for name in getattr(m, "_no_split_modules", None) or ()}
+    return [
+        module
+        for module in model.modules()
+        if module is not model
+        and type(module).__name__ in names
+        and any(p.requires_grad for p in module.parameters())
+    ]
+
+
+def parallelize(model: nn.Module, world: World, *, bf16: bool) -> None:
+    """Shard the trainable parameters over the ranks, in place; a single process is left as it is.
+
+    Frozen parameters stay whole on every rank, so that a frozen part may run on one rank and not on another.
+    Gradients are averaged over ranks: scale the loss by `world.size` where a sum is meant.
+    """
+    if world.size == 1:
+        return
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    frozen = {p for p in model.parameters() if not p.requires_grad}
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if bf16:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for module in [*reversed(blocks(model)), model]:  # inner modules first
+        fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=frozen)
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Hold every parameter whole on every rank, so that one rank alone can run forward passes."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(module is not model, recurse=False)
+
+
+@contextmanager
+def whole_weights(model: nn.Module, world: World) -> Iterator[None]:
+    """On rank 0, make a sharded model a plain one with whole weights on the CPU, fit to be written to disk."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    classes = [type(module) for module in sharded]
+    replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
+    whole: dict[nn.Parameter, nn.Parameter] = {}  # a tied weight stays tied
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(parameter, DTensor):
+                if parameter not in whole:
+                    full = parameter.full_tensor().detach()  # every rank takes part
+                    whole[parameter] = nn.Parameter(full.cpu() if world.rank == 0 else full.new_empty(0))
+                replaced.append((module, name, parameter))
+                module._parameters[name] = whole[parameter]
+    for module in sharded:
+        module.__class__ = type(module).__bases__[1]  # fully_shard made it a subclass (FSDPModule, original)
+    try:
+        yield
+    finally:
+        for module, cls in zip(sharded, classes, strict=True):
+            module.__class__ = cls
+        for module, name, parameter in replaced:
+            module._parameters[name] = parameter
