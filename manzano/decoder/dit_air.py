@@ -86,9 +86,13 @@ class DiTAirBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, modulation: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None
+        self,
+        x: Tensor,
+        modulation: tuple[Tensor, ...],
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); modulation (6, B, T, D), rope 2 x (T, K), mask (B, 1, 1, T)
+        """(B, T, D) -> (B, T, D); modulation 6 x (B, T, D), rope 2 x (T, K), mask (B, 1, 1, T)
         bool."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         x = x + gate1 * self.norm(self.attention(self.norm(x) * (1 + scale1) + shift1, rope, mask))
@@ -224,9 +228,7 @@ class DiTAir(ModelMixin, ConfigMixin):
         streams.append(self._image_stream(NOISY, noisy_latents, now))
 
         x = torch.cat([stream.tokens for stream in streams], dim=1)  # (B, T, D)
-        modulation = torch.cat(
-            [stream.token_modulation() for stream in streams], dim=2
-        )  # (6, B, T, D)
+        modulation = torch.cat([stream.token_modulation() for stream in streams], dim=2).unbind()
         grid = streams[-1].grid
         positions = torch.cat([grid_positions(s.kind, s.grid, grid, x.device) for s in streams])
         rope = rotary_embedding(positions, self.head_dim, self.rope_theta)  # 2 x (T, K)

@@ -98,19 +98,18 @@ def sample(
     scheduler.set_timesteps(
         sigmas=np.linspace(1, 1 / num_steps, num_steps).tolist(), device=condition.device
     )
-    steps: list[tuple[Tensor, Tensor]] = list(
-        zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True)
-    )  # pyright: ignore
-    for sigma, timestep in track(steps, description="Drawing", disable=not progress):
+    times = 1 - torch.as_tensor(scheduler.sigmas)  # (num_steps + 1,)
+    for step in track(range(num_steps), description="Drawing", disable=not progress):
         flow = guided_flow(
             model,
             latents.to(condition.dtype),
-            (1 - sigma).expand(len(condition)),
+            times[step].expand(len(condition)),
             condition,
             condition_grid=condition_grid,
             reference_latents=reference_latents,
             guidance_scale=guidance_scale,
             reference_guidance_scale=reference_guidance_scale,
         )
+        timestep = scheduler.timesteps[step]  # pyright: ignore
         latents = scheduler.step(-flow, timestep, latents, return_dict=False)[0]  # pyright: ignore
     return latents

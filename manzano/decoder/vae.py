@@ -1,0 +1,154 @@
+"""The VAE between pixels and latents: diffusers' AutoencoderKL, loaded, scaled and, if need be,
+trained.
+
+A pretrained VAE (FLUX.1-schnell's, SDXL's) is the better choice wherever one is at hand. The small
+one that `VAEConfig` describes exists so that the whole model can be trained from nothing.
+
+The decoder works on scaled latents, (z - shift_factor) * scaling_factor, whose mean is 0 and
+deviation 1. Images are (B, 3, H, W) in [-1, 1], latents (B, C, H / f, W / f).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """A convolutional VAE, small enough to train on a CPU by default."""
+
+    block_out_channels: tuple[int, ...] = (16, 32, 64, 64)
+    """Channels at each resolution, from full to latent: n entries shrink the image 2^(n-1)
+    times."""
+    latent_channels: int = 8
+    """Channels of the latents."""
+    layers_per_block: int = 1
+    """Residual blocks at each resolution."""
+    norm_num_groups: int = 8
+    """Groups of every GroupNorm: a divisor of all channel counts."""
+    mid_block_add_attention: bool = False
+    """Attention at the latent resolution."""
+
+    def __post_init__(self) -> None:
+        uneven = [c for c in self.block_out_channels if c % self.norm_num_groups]
+        if not self.block_out_channels or uneven:
+            raise ValueError(
+                f"block_out_channels must be multiples of norm_num_groups {self.norm_num_groups}, "
+                f"got {self.block_out_channels}: change either."
+            )
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent, along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+def build_vae(config: VAEConfig) -> AutoencoderKL:
+    """A new VAE with random weights."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # 4 s to import
+
+    levels = len(config.block_out_channels)
+    return AutoencoderKL(
+        block_out_channels=config.block_out_channels,  # pyright: ignore
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore
+        latent_channels=config.latent_channels,
+        layers_per_block=config.layers_per_block,
+        norm_num_groups=config.norm_num_groups,
+        mid_block_add_attention=config.mid_block_add_attention,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+def load_vae(path: str | Path) -> AutoencoderKL:
+    """The frozen VAE of a folder with `config.json` and `diffusion_pytorch_model.safetensors`.
+
+    Raises ValueError if the folder holds something else, or if any weight is missing or left over.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"There is no VAE in '{path}': expected a folder with the config.json and weights of a "
+            "diffusers AutoencoderKL, as the vae stage exports or as downloaded from a model hub."
+        )
+    kind = AutoencoderKL.load_config(path).get("_class_name")  # pyright: ignore
+    if kind != "AutoencoderKL":
+        raise ValueError(f"'{path}' holds a {kind}, not an AutoencoderKL: pass the VAE's folder.")
+    vae, report = AutoencoderKL.from_pretrained(  # pyright: ignore
+        path, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    faults = {name: keys for name, keys in report.items() if keys}
+    if faults:
+        raise ValueError(f"The weights in '{path}' do not fit their config.json: {faults}.")
+    return vae.eval().requires_grad_(False)
+
+
+def _mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """The mode of the posterior, not yet scaled."""
+    return vae.encode(images).latent_dist.mode()  # pyright: ignore
+
+
+def _scaling(vae: AutoencoderKL) -> tuple[float, float]:
+    """(shift, scale) of the config; older VAEs have no shift."""
+    config = dict(vae.config)
+    return config["shift_factor"] or 0.0, config["scaling_factor"]
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H / f, W / f), without sampling."""
+    shift, scale = _scaling(vae)
+    return (_mode(vae, images) - shift) * scale
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Scaled latents (B, C, h, w) -> images (B, 3, f h, f w), clamped to [-1, 1]."""
+    shift, scale = _scaling(vae)
+    return vae.decode(latents / scale + shift).sample.clamp(-1, 1)  # pyright: ignore
+
+
+def vae_loss(
+    vae: AutoencoderKL,
+    images: Tensor,
+    *,
+    kl_weight: float = 1e-4,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of each sample (B,): mean absolute and mean squared error + kl_weight x KL per latent.
+
+    The squared error sets the colours of areas, the absolute one keeps edges and thin strokes
+    sharp. Also returns the terms, (B,) each: "l1", "mse", "kl".
+    """
+    posterior = vae.encode(images).latent_dist  # pyright: ignore
+    error = vae.decode(posterior.sample(generator)).sample - images  # pyright: ignore
+    terms = {
+        "l1": error.abs().mean(dim=(1, 2, 3)),
+        "mse": error.square().mean(dim=(1, 2, 3)),
+        "kl": posterior.kl() / posterior.mean[0].numel(),
+    }
+    return terms["l1"] + terms["mse"] + kl_weight * terms["kl"], terms
+
+
+@torch.no_grad()
+def estimate_scaling(vae: AutoencoderKL, batches: Iterable[Tensor]) -> None:
+    """Write the shift and scale of the latents of these images (each (B, 3, H, W)) into the VAE's
+    config.
+
+    They are saved with it, so `encode` gives latents of mean 0 and deviation 1 ever after.
+    """
+    latents = torch.cat([_mode(vae, images).flatten() for images in batches])
+    vae.register_to_config(
+        shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item()
+    )

@@ -1,0 +1,113 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from manzano.decoder.dit_air import DiTAir
+from manzano.decoder.vae import (
+    VAEConfig,
+    build_vae,
+    decode,
+    encode,
+    estimate_scaling,
+    load_vae,
+    vae_loss,
+)
+
+CONFIG = VAEConfig(block_out_channels=(4, 8, 8), latent_channels=3, norm_num_groups=4)
+
+
+@pytest.fixture
+def vae():
+    torch.manual_seed(0)
+    return build_vae(CONFIG).eval()
+
+
+def pictures(batch_size: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(batch_size, 3, 16, 24, generator=generator) * 2 - 1
+
+
+def test_latents_are_factor_times_smaller_than_images(vae):
+    assert CONFIG.factor == 4
+    latents = encode(vae, pictures())
+    assert latents.shape == (4, 3, 4, 6)
+    assert decode(vae, latents).shape == (4, 3, 16, 24)
+
+
+def test_estimated_scaling_gives_mean_zero_and_deviation_one_and_is_undone(vae):
+    mode = encode(vae, pictures())
+    plain = decode(vae, mode)
+    estimate_scaling(vae, [pictures()[:2], pictures()[2:]])
+    latents = encode(vae, pictures())
+    assert latents.mean().item() == pytest.approx(0, abs=1e-5)
+    assert latents.std().item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(decode(vae, latents), plain)
+
+
+def test_scaling_and_weights_survive_saving_and_loading(vae, tmp_path):
+    estimate_scaling(vae, [pictures()])
+    vae.save_pretrained(tmp_path)
+    loaded = load_vae(tmp_path)
+    assert torch.equal(encode(loaded, pictures()), encode(vae, pictures()))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_vae_without_a_shift_has_shift_zero(vae):
+    before = encode(vae, pictures())
+    vae.register_to_config(shift_factor=None)
+    assert torch.equal(encode(vae, pictures()), before)
+
+
+def test_the_loss_is_per_sample_and_falls(vae):
+    vae.train()
+    optimizer = torch.optim.Adam(vae.parameters(), 1e-2)
+
+    def loss() -> torch.Tensor:
+        total, terms = vae_loss(vae, pictures(), generator=torch.Generator().manual_seed(0))
+        expected = terms["l1"] + terms["mse"] + 1e-4 * terms["kl"]
+        assert total.shape == (4,)
+        assert torch.equal(total, expected)
+        return total.mean()
+
+    first = loss().item()
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < 0.95 * first
+
+
+def test_a_folder_without_a_vae_is_explained(tmp_path):
+    with pytest.raises(ValueError, match="There is no VAE in"):
+        load_vae(tmp_path)
+
+
+def test_a_folder_of_another_model_is_explained(tmp_path):
+    DiTAir(num_layers=1, width=16, head_dim=16, in_channels=4, condition_width=8).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ValueError, match="holds a DiTAir, not an AutoencoderKL"):
+        load_vae(tmp_path)
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(vae, tmp_path):
+    vae.save_pretrained(tmp_path)
+    weights_file = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights = load_file(weights_file)
+    weights.pop("decoder.conv_out.bias")
+    save_file(weights, weights_file)
+    with pytest.raises(ValueError, match="decoder.conv_out.bias"):
+        load_vae(tmp_path)
+
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["latent_channels"] = 5
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="do not fit"):
+        load_vae(tmp_path)
+
+
+def test_channels_that_do_not_divide_into_groups_are_refused():
+    with pytest.raises(ValueError, match="multiples of norm_num_groups 8"):
+        VAEConfig(block_out_channels=(12, 24))
