@@ -149,6 +149,11 @@ def psnr(pictures: Tensor, targets: Tensor) -> Tensor:
     return -10 * torch.log10(error)
 
 
+def psnr_floor(targets: Tensor) -> Tensor:
+    """The PSNR that filling each picture with its own mean colour reaches: (B, C, H, W) -> (B,)."""
+    return psnr(targets.mean(dim=(2, 3), keepdim=True).expand_as(targets), targets)
+
+
 def majority_floor(answers: Iterable[str]) -> float:
     """The share of the most common answer: what answering always the same reaches."""
     counts = Counter(normalise(answer) for answer in answers)

@@ -12,6 +12,7 @@ from manzano.eval.metrics import (
     normalise_vqa,
     pixels,
     psnr,
+    psnr_floor,
     question_only_floor,
     relaxed_accuracy,
     vqa_accuracy,
@@ -112,6 +113,11 @@ def test_psnr_is_that_of_a_constant_error():
     black = torch.zeros(2, 3, 4, 4)
     assert psnr(black + 0.1, black).tolist() == pytest.approx([20, 20], abs=1e-4)
     assert psnr(black, black).isposinf().all()
+
+
+def test_psnr_floor_is_that_of_the_mean_colour():
+    halves = torch.cat([torch.full((1, 3, 4, 2), 0.4), torch.full((1, 3, 4, 2), 0.6)], dim=3)
+    assert psnr_floor(halves).tolist() == pytest.approx([20], abs=1e-4)
 
 
 def test_psnr_refuses_two_shapes():
