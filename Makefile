@@ -30,8 +30,8 @@ lint: $(STAMP)
 
 venv: $(STAMP)
 
-# pip compiles what it installs to bytecode, also where PYTHONDONTWRITEBYTECODE is set; without it
-# every import of torch and transformers would take several times as long there.
+# pip compiles what it installs to bytecode, also where PYTHONDONTWRITEBYTECODE is set: there, every
+# import of torch, transformers and diffusers would otherwise take twice as long.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "Manzano needs Python 3.10 or newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`: choose another one with PYTHON=/path/to/python3"; exit 1; }
