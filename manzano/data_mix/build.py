@@ -3,11 +3,11 @@
     DIR/
       <source>/train-*.tar, test-*.tar, .nv-meta/    one folder a source
       text_tokenizer/                                 trained on all training texts
-      BUILD.json                                      versions, settings, counts, sha256 of every shard
+      BUILD.json                                      versions, settings, sha256 of every shard
       ATTRIBUTION.md                                  whose data this is, and under which licence
 
-Real data that ships inside Python packages, or pictures drawn from it; nothing is downloaded. The same
-arguments and package versions give the same bytes. A source that is already there is not made again.
+Real data that ships inside Python packages, or pictures drawn from it; nothing is downloaded. The
+same arguments and package versions give the same bytes. A source that is there is not made again.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Prepares a folder of shards for the loader: an index beside the tar files, which stay as they are."""
+"""Prepares a folder of shards for the loader: an index beside the tar files, which stay."""
 
 import contextlib
 import shutil
@@ -14,7 +14,7 @@ _DATASET = {"__module__": "megatron.energon", "__class__": "CrudeWebdataset"}
 
 
 def prepare(directory: str | Path) -> None:
-    """Writes `.nv-meta/` and `*.tar.idx` for `train-*.tar` and `test-*.tar` (an older index goes first).
+    """Writes `.nv-meta/` and `*.tar.idx` for `train-*.tar` and `test-*.tar`, replacing old ones.
 
     The training split is `train`; `val` and `test` are both the test shards. It is what `energon
     prepare` does, without its questions.

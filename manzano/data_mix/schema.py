@@ -7,8 +7,8 @@ One schema for all tasks; every source writes it and every reader expects it:
     editing        images = (reference,), one user turn with the instruction, `target` is the result
     text           one assistant turn of prose
 
-In a shard, a sample is the files `{key}.json`, `{key}.image0.png`, ..., `{key}.target.png`; the JSON
-holds all but the pictures. Shards are ordinary tar files, the same bytes for the same samples.
+In a shard, a sample is the files `{key}.json`, `{key}.image0.png`, ..., `{key}.target.png`; the
+JSON holds all but the pictures. Shards are ordinary tar files, the same bytes for the same samples.
 """
 
 import io
@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import webdataset
 from PIL import Image
+from webdataset.writer import ShardWriter
 
 from manzano.data_mix.images import load_image
 
@@ -153,8 +153,8 @@ def decode_sample(fields: dict[str, Any]) -> Sample:
     """The inverse of `encode_sample`. JPEG and WebP pictures are read as well as PNG.
 
     Raises:
-        ValueError: A field is missing, the JSON is not valid, or a picture cannot be decoded. Whether
-            the sample obeys the schema is not looked at: that is `sample_faults`.
+        ValueError: A field is missing, the JSON is not valid, or a picture cannot be decoded.
+            Whether the sample obeys the schema is not looked at: that is `sample_faults`.
     """
     record = _read_json(fields)
     pictures = {}
@@ -213,9 +213,9 @@ def write_shards(
 ) -> list[Path]:
     """Writes `{split}-000000.tar`, ... and returns their paths.
 
-    The bytes depend on the samples alone. Shards are written under temporary names and all renamed at
-    the end, so an interrupted run leaves none that could be taken for a whole one; shards of the same
-    split from an earlier run are replaced.
+    The bytes depend on the samples alone. Shards are written under temporary names and all renamed
+    at the end, so an interrupted run leaves none that could be taken for a whole one; shards of the
+    same split from an earlier run are replaced.
 
     Raises:
         ValueError: There are no samples, a key occurs twice, or a sample breaks the schema.
@@ -226,7 +226,7 @@ def write_shards(
         left_over.unlink()
     pattern = str(directory / f".{split}-%06d.tar.partial")
     keys: set[str] = set()
-    with webdataset.ShardWriter(
+    with ShardWriter(
         pattern, maxcount=samples_per_shard, verbose=0, encoder=False,
         mtime=0, user="manzano", group="manzano", mode=0o644,
     ) as writer:  # fmt: skip
@@ -260,10 +260,20 @@ def read_fields(shard: str | Path) -> Iterator[dict[str, Any]]:
                 content = tar.extractfile(member)
                 if content is not None:
                     fields |= {"__key__": key, name: content.read()}
+            _check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(f"shard '{shard}' is missing, truncated or corrupt: {error}") from error
     if fields:
         yield fields
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a broken header, or a cut between two files, for the end; it is not."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    rest = tar.fileobj.read(-1)
+    if len(rest) < 2 * tarfile.BLOCKSIZE or any(rest):
+        raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
 
 
 def shard_paths(directory: str | Path, split: str) -> list[Path]:

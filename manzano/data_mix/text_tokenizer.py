@@ -1,8 +1,8 @@
 """A small text tokenizer, trained on the corpus that is about to be used.
 
 Byte-level BPE, so that any text survives a round trip. Upper-case letters and digits are kept apart
-before merging: text read in a picture is spelled letter by letter, and a number digit by digit, which
-is what a small model can learn from few examples.
+before merging: text read in a picture is spelled letter by letter, and a number digit by digit,
+which is what a small model can learn from few examples.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ def train_text_tokenizer(
     Args:
         texts: The training texts.
         vocab_size: Number of ids in all: special tokens (the first ids), 256 bytes, merges.
-        special_tokens: Never split and never produced by ordinary merges; in the order of their ids.
+        special_tokens: Never split, never the result of a merge; in the order of their ids.
         eos_token: One of `special_tokens`, ends an answer.
         pad_token: One of `special_tokens`.
 
@@ -41,8 +41,8 @@ def train_text_tokenizer(
     """
     if vocab_size < _NUM_BYTES + len(special_tokens):
         raise ValueError(
-            f"vocab_size is {vocab_size}; 256 bytes and {len(special_tokens)} special tokens need at "
-            f"least {_NUM_BYTES + len(special_tokens)}"
+            f"vocab_size is {vocab_size}; 256 bytes and {len(special_tokens)} special tokens need "
+            f"at least {_NUM_BYTES + len(special_tokens)}"
         )
     for token in (eos_token, pad_token):
         if token not in special_tokens:

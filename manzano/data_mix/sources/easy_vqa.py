@@ -22,7 +22,7 @@ Pairs = list[tuple[str, str]]
 
 
 def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
-    """One sample an image, with all its questions. The data is published as it is: `seed` is unused."""
+    """One sample an image, with all its questions. Nothing is random: `seed` is unused."""
     folder = package_folder("easy_vqa") / "data" / split
     questions: dict[int, Pairs] = defaultdict(list)
     for question, answer, image_id in json.loads((folder / "questions.json").read_text()):

@@ -1,7 +1,7 @@
 """Editing: a glyph, an instruction, and the glyph with only that changed.
 
-Recolour, reshape or resize; background and position stay. In training the reference and the target are
-both training concepts; in the test the target is held out.
+Recolour, reshape or resize; background and position stay. In training the reference and the target
+are both training concepts; in the test the target is held out.
 """
 
 import random
@@ -65,7 +65,7 @@ def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
 
 
 def _reference(kind: str, colour: str, shape: str, size: str, rng: random.Random) -> dict[str, str]:
-    """What the glyph was before: another colour, shape or size; always a training concept if another."""
+    """What the glyph was before: of another colour or shape (a training concept) or size."""
     known = glyphs.concepts("train")
     if kind == "recolour":
         others = [c for c, s in known if s == shape and c != colour]

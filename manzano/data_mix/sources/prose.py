@@ -5,7 +5,6 @@ import pickle
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import islice
 
 from manzano.data_mix.schema import Sample, Turn
 from manzano.data_mix.sources.package_data import is_held_out, package_folder
@@ -23,24 +22,21 @@ _NOT_PROSE = re.compile(r"http|www\.|<-|[{}=$@|<>^~#/]")
 
 
 def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
-    """One passage a sample, spread over all documents. `image_size` is unused: there are no images."""
-    passages = [
-        (document, passage)
-        for document, text in documents().items()
-        if _split(document) == split
-        for passage in passages_of(text)
-    ]
-    passages.sort(key=lambda item: hashlib.sha256(f"{seed}/{item[1]}".encode()).digest())
-    unique = dict.fromkeys(passage for _, passage in passages)
-    first_document = {passage: document for document, passage in reversed(passages)}
-    for index, passage in enumerate(islice(unique, _LIMIT[split])):
+    """One passage a sample, over all documents. There are no images: `image_size` is unused."""
+    document_of: dict[str, str] = {}
+    for document, text in sorted(documents().items(), key=lambda item: _split(item[0]) == "test"):
+        for passage in passages_of(text):  # a passage of both splits counts as training
+            document_of.setdefault(passage, document)
+    passages = [p for p, document in document_of.items() if _split(document) == split]
+    passages.sort(key=lambda passage: hashlib.sha256(f"{seed}/{passage}".encode()).digest())
+    for index, passage in enumerate(passages[: _LIMIT[split]]):
         yield Sample(
             key=f"{NAME}-{split}-{index:05d}",
             task="text",
             turns=(Turn(role="assistant", text=passage),),
             source=NAME,
             licence=LICENCE,
-            concept=f"prose/{first_document[passage]}",
+            concept=f"prose/{document_of[passage]}",
         )
 
 

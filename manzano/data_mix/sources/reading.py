@@ -1,7 +1,7 @@
 """Reading: words drawn in real fonts. "What does it say?"
 
-Half of the training images show real words and half random letters, so that reading pays and guessing
-from a vocabulary does not. The test shows real words whose strings never occur in training.
+Half of the training images show real words and half random letters, so that reading pays and
+guessing from a vocabulary does not. The test shows real words, none of them a string of training.
 """
 
 import random
@@ -87,22 +87,17 @@ def _random_string(rng: random.Random) -> str:
 def draw_text(text: str, image_size: int, rng: random.Random) -> Image.Image:
     """A text as large as fits or somewhat smaller, near the centre, dark on pale."""
     font_name = rng.choice(FONTS)
-    widest, _ = _extent(font_name, 100, text)
-    largest = int(100 * (image_size - 2 * _MARGIN) / widest)
+    left, _, right, _ = _font(font_name, 100).getbbox(text)
+    largest = int(100 * (image_size - 2 * _MARGIN) / (right - left))
     size = min(round(largest * rng.uniform(0.8, 1.0)), image_size // 2)
     font = _font(font_name, size)
     image = Image.new("RGB", (image_size, image_size), rng.choice(glyphs.BACKGROUNDS))
-    left, top, right, bottom = font.getbbox(text)
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
     slack = (image_size - (right - left)) // 2 - 1
     x = (image_size - (right - left)) // 2 - left + rng.randint(-min(slack, 3), min(slack, 3))
     y = (image_size - (bottom - top)) // 2 - top + rng.randint(-8, 8)
     ImageDraw.Draw(image).text((x, y), text, font=font, fill=rng.choice(INKS))
     return image
-
-
-def _extent(font_name: str, size: int, text: str) -> tuple[float, float]:
-    left, top, right, bottom = _font(font_name, size).getbbox(text)
-    return right - left, bottom - top
 
 
 @cache
