@@ -3,8 +3,8 @@
     python train.py llm --config configs/demo/llm.yaml --optim.lr 3e-4
     torchrun --nproc-per-node 8 train.py llm --config configs/llm/1b.yaml
 
-Stages, in the order of a run from nothing: vae, vision, tokenizer, llm, decoder. Options of a stage:
-`python train.py llm --help`. The same command given again goes on where the run was.
+Stages, in the order of a run from nothing: vae, vision, tokenizer, llm, decoder. Options of a
+stage: `python train.py llm --help`. The same command given again goes on where the run was.
 """
 
 import logging

@@ -1,4 +1,5 @@
-"""Training: one loop for all stages. `run("llm", ["--config", "configs/demo/llm.yaml"])` is `python train.py llm ...`."""
+"""Training: one loop for all stages. `run("llm", ["--config", "configs/demo/llm.yaml"])` is `python
+train.py llm ...`."""
 
 from manzano.training.launch import run
 

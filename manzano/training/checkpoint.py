@@ -5,8 +5,9 @@
         rank-00000.pt     data position, random generators and open metrics of one rank
         manifest.json     written last: step, ranks, configuration and the size of every file
 
-A checkpoint is written under another name and renamed when it is whole, so a folder without `.tmp` is a whole one
-unless the disk lost something; the manifest finds that out. Frozen parameters are not saved.
+A checkpoint is written under another name and renamed when it is whole, so a folder without `.tmp`
+is a whole one unless the disk lost something; the manifest finds that out. Frozen parameters are
+not saved.
 """
 
 import io
@@ -18,14 +19,18 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.optim import Optimizer
 
 from manzano.training.config import HARMLESS, differences
@@ -36,11 +41,45 @@ logger = logging.getLogger(__name__)
 OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)  # dcp.load itself is strict
 
 
+@dataclass
+class TrainState(Stateful):
+    """What training changes, in the form that torch.distributed.checkpoint saves and loads."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    ema: MovingAverage | None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by full parameter name, sharded as they are."""
+        model, optimizer = get_state_dict(self.model, self.optimizer, options=OPTIONS)
+        return {
+            "model": model,
+            "optimizer": optimizer,
+            "ema": self.ema.average if self.ema else {},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over loaded tensors; the moving average was loaded in place."""
+        set_state_dict(
+            self.model,
+            self.optimizer,
+            model_state_dict=state_dict["model"],
+            optim_state_dict=state_dict["optimizer"],
+            options=OPTIONS,
+        )
+
+
 class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(
-        self, folder: Path, world: World, *, config: dict[str, Any], keep: int, restart_data: bool = False
+        self,
+        folder: Path,
+        world: World,
+        *,
+        config: dict[str, Any],
+        keep: int,
+        restart_data: bool = False,
     ):
         """`config` is the run's `config.to_dict`; a checkpoint of another one is refused."""
         self.folder = folder
@@ -59,12 +98,11 @@ class Checkpoints:
         found = [path.parent for path in self.folder.glob("step-*/manifest.json")]
         return sorted((path for path in found if path.suffix != ".tmp"), key=_step)
 
-    def save(
-        self, step: int, model: nn.Module, optimizer: Optimizer, ema: MovingAverage | None, local: Mapping[str, Any]
-    ) -> Path:
-        """Write the state after `step` optimizer steps, then delete all but the newest `keep`. Collective.
+    def save(self, step: int, state: TrainState, local: Mapping[str, Any]) -> Path:
+        """Write the state after `step` optimizer steps, then delete all but the newest `keep`.
 
-        `local` is this rank's own picklable state. Raises OSError, with advice, where it cannot be written.
+        Collective. `local` is this rank's own picklable state. Raises OSError, with advice, where
+        the checkpoint cannot be written.
         """
         path = self.folder / f"step-{step:06d}"
         if path in self.whole():
@@ -76,7 +114,12 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)  # has no manifest
                 partial.mkdir(parents=True)
             self.world.barrier()
-            self._write(partial, model, optimizer, ema, local)
+            with _quiet():
+                writer = FileSystemWriter(partial / "state")
+                save({"train": state}, storage_writer=writer, no_dist=self.world.size == 1)
+            buffer = io.BytesIO()  # torch.save to a file hides the cause of a failure
+            torch.save(dict(local), buffer)
+            (partial / f"rank-{self.world.rank:05d}.pt").write_bytes(buffer.getbuffer())
             self.world.barrier()
             if self.world.rank == 0:
                 self._finish(partial, path, step)
@@ -85,14 +128,12 @@ class Checkpoints:
         self.world.barrier()
         return path
 
-    def resume(
-        self, model: nn.Module, optimizer: Optimizer, ema: MovingAverage | None
-    ) -> tuple[int, dict[str, Any] | None]:
+    def resume(self, state: TrainState) -> tuple[int, dict[str, Any] | None]:
         """Load the newest whole checkpoint: its step and this rank's own state. Collective.
 
-        The step is 0 where there is none. The rank's state is None where the data is to start afresh on another
-        number of ranks. Raises ValueError for a checkpoint of another configuration or number of ranks,
-        RuntimeError for a damaged one.
+        The step is 0 where there is none. The rank's state is None where the data is to start
+        afresh on another number of ranks. Raises ValueError for a checkpoint of another
+        configuration or number of ranks, RuntimeError for a damaged one.
         """
         path = self.last
         if path is None:
@@ -102,28 +143,19 @@ class Checkpoints:
         same_ranks = manifest["ranks"] == self.world.size
         if not same_ranks and not self.restart_data:
             raise ValueError(
-                f"{path} was written by {manifest['ranks']} ranks and this run has {self.world.size}: weights and "
-                "optimizer can be resharded, the place in the data cannot. Use the same number of ranks, or "
-                "--loop.restart_data=true to draw the data afresh."
+                f"{path} was written by {manifest['ranks']} ranks and this run has "
+                f"{self.world.size}: weights and optimizer can be resharded, the place in the data "
+                "cannot. Use the same number of ranks, or --loop.restart_data=true to draw the "
+                "data afresh."
             )
         try:
-            self._read(path, model, optimizer, ema)
+            with _quiet():
+                reader = FileSystemReader(path / "state")
+                load({"train": state}, storage_reader=reader, no_dist=self.world.size == 1)
             local = self._read_local(path) if same_ranks else None
         except (CheckpointException, pickle.UnpicklingError, EOFError) as error:
             raise self._damaged(path, str(error).strip().splitlines()[-1]) from error
         return manifest["step"], local
-
-    def _write(
-        self, partial: Path, model: nn.Module, optimizer: Optimizer, ema: MovingAverage | None, local: Mapping[str, Any]
-    ) -> None:
-        writer = dcp.FileSystemWriter(partial / "state")
-        with _quiet():
-            dcp.save(
-                _state(model, optimizer, ema), storage_writer=writer, no_dist=self.world.size == 1
-            )
-        buffer = io.BytesIO()  # torch.save to a file hides the cause of a failure
-        torch.save(dict(local), buffer)
-        (partial / f"rank-{self.world.rank:05d}.pt").write_bytes(buffer.getbuffer())
 
     def _finish(self, partial: Path, path: Path, step: int) -> None:
         files = {
@@ -132,27 +164,16 @@ class Checkpoints:
             if file.is_file()
         }
         manifest = {
-            "step": step, "ranks": self.world.size, "torch": torch.__version__, "files": files, "config": self.config,
-        }  # fmt: skip
+            "step": step,
+            "ranks": self.world.size,
+            "torch": torch.__version__,
+            "files": files,
+            "config": self.config,
+        }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         os.replace(partial, path)
         for old in self.whole()[: -self.keep]:
             shutil.rmtree(old)
-
-    def _read(
-        self, path: Path, model: nn.Module, optimizer: Optimizer, ema: MovingAverage | None
-    ) -> None:
-        state = _state(model, optimizer, ema)
-        reader = dcp.FileSystemReader(path / "state")
-        with _quiet():
-            dcp.load(state, storage_reader=reader, no_dist=self.world.size == 1)
-        set_state_dict(
-            model,
-            optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=OPTIONS,
-        )
 
     def _read_local(self, path: Path) -> dict[str, Any]:
         content = (path / f"rank-{self.world.rank:05d}.pt").read_bytes()
@@ -175,34 +196,34 @@ class Checkpoints:
         changed = differences(manifest["config"], self.config)
         refused = {key: values for key, values in changed.items() if key not in allowed}
         if refused:
-            listed = ", ".join(f"{key} (was {old}, is {new})" for key, (old, new) in refused.items())
+            listed = ", ".join(
+                f"{key} (was {old}, is {new})" for key, (old, new) in refused.items()
+            )
             raise ValueError(
-                f"{path} belongs to a run with another configuration: {listed}. Give loop.output another folder for "
-                "a new run, or take these changes back to go on with this one."
+                f"{path} belongs to a run with another configuration: {listed}. Give loop.output "
+                "another folder for a new run, or take these changes back to go on with this one."
             )
         if "loop.max_steps" in changed:
-            logger.warning("max_steps is now %s: the schedule is stretched to it.", changed["loop.max_steps"][1])
+            logger.warning(
+                "max_steps is now %s: the schedule is stretched to it.",
+                changed["loop.max_steps"][1],
+            )
 
     def _damaged(self, path: Path, what: str) -> RuntimeError:
         others = [other for other in self.whole() if other != path]
         then = f"go on from {others[-1]}" if others else "start the run afresh"
-        return RuntimeError(f"the checkpoint {path} is damaged ({what}). Delete that folder to {then}.")
+        return RuntimeError(
+            f"the checkpoint {path} is damaged ({what}). Delete that folder to {then}."
+        )
 
     def _cannot_write(self, path: Path, error: OSError | CheckpointException) -> OSError:
         cause: BaseException = error
         if isinstance(error, CheckpointException):
             cause = next(iter(error.failures.values()))[0]
         return OSError(
-            f"cannot write the checkpoint {path}: {cause}. Make room or fix the permissions, then give the same command "
-            f"again; it goes on from {self.last or 'the start'}."
+            f"cannot write the checkpoint {path}: {cause}. Make room or fix the permissions, then "
+            f"give the same command again; it goes on from {self.last or 'the start'}."
         )
-
-
-def _state(model: nn.Module, optimizer: Optimizer, ema: MovingAverage | None) -> dict[str, Any]:
-    """What torch.distributed.checkpoint saves, and loads into in place."""
-    model_state, optimizer_state = get_state_dict(model, optimizer, options=OPTIONS)
-    average = ema.average if ema else {}
-    return {"model": model_state, "optimizer": optimizer_state, "ema": average}
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""Reading a configuration: YAML files are the data, dotted flags the overrides, a dataclass the schema.
+"""Reading a configuration: YAML files are the data, dotted flags the overrides, a dataclass the
+schema.
 
     python train.py llm --config configs/llm/1b.yaml --config configs/llm/gru.yaml --optim.lr 3e-4
 
-Files are merged from left to right; flags come last. Whatever is wrong (an unknown key, a type, a value, a
-missing or broken file) ends in one sentence and exit code 2, and an unknown key in the name of the nearest one.
+Files are merged from left to right; flags come last. Whatever is wrong (an unknown key, a type, a
+value, a missing or broken file) ends in one sentence and exit code 2, and an unknown key in the
+name of the nearest one.
 """
 
 import dataclasses
@@ -25,8 +27,8 @@ Config = TypeVar("Config")
 def parse(schema: type[Config], argv: Sequence[str], *, prog: str = "train.py") -> Config:
     """An instance of the dataclass `schema` from `--config` files and dotted flags.
 
-    Exits with code 2 and one sentence on stderr where something is wrong; `--help` and `--print_config` print
-    and exit with code 0.
+    Exits with code 2 and one sentence on stderr where something is wrong; `--help` and
+    `--print_config` print and exit with code 0.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
@@ -75,7 +77,9 @@ def _fields(schema: type) -> dict[str, type | None]:
     for field in dataclasses.fields(schema):
         hint = hints[field.name]
         candidates = [hint, *typing.get_args(hint)]
-        found[field.name] = next((c for c in candidates if dataclasses.is_dataclass(c)), None)
+        found[field.name] = next(
+            (c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None
+        )
     return found
 
 
@@ -101,7 +105,9 @@ def _check_file(path: Path, schema: type) -> None:
         raise ValueError(f"{path} must hold `key: value` lines, got {type(content).__name__}.")
     unknown = next(_unknown_keys(content, schema), None)
     if unknown:
-        raise ValueError(f"{path} has an unknown key {unknown!r}; {nearest(unknown, list(keys(schema)))}")
+        raise ValueError(
+            f"{path} has an unknown key {unknown!r}; {nearest(unknown, list(keys(schema)))}"
+        )
 
 
 def _unknown_keys(content: Mapping[str, Any], schema: type, prefix: str = "") -> Iterator[str]:
@@ -118,7 +124,11 @@ def _explain(message: str, schema: type) -> str:
     if not unknown:
         flat = re.sub(r"\s*\n\s*", " ", message)
         flat = re.sub(r"<class '([\w.]+)'>|typing\.(?=\w)", r"\1", flat)
-        return re.sub(r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)', r"\1 must be \2, got \3.", flat)
+        return re.sub(
+            r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)',
+            r"\1 must be \2, got \3.",
+            flat,
+        )
     argument = unknown[1]
     name = argument.lstrip("-").partition("=")[0]
     if not argument.startswith("--") and name in keys(schema):

@@ -1,7 +1,7 @@
 """What every training stage can be told: frozen dataclasses, and how two of them are compared.
 
-A run folder keeps its resolved configuration as `config.yaml`; given back with `--config` it yields an equal
-object. A checkpoint keeps it too, so that a run cannot be continued as another one.
+A run folder keeps its resolved configuration as `config.yaml`; given back with `--config` it yields
+an equal object. A checkpoint keeps it too, so that a run cannot be continued as another one.
 """
 
 import dataclasses
@@ -49,7 +49,13 @@ class LoopConfig:
     """Going on with another number of ranks: draw the data afresh. accumulate may then change."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "accumulate", "checkpoint_every", "keep_checkpoints", "log_every"):
+        for name in (
+            "max_steps",
+            "accumulate",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"loop.{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("threads", "preview_every", "seed"):
@@ -66,11 +72,17 @@ class TrainConfig:
 
 
 HARMLESS = {
-    f"loop.{name}"
-    for name in (
-        "output max_steps device compile threads checkpoint_every keep_checkpoints log_every preview_every "
-        "tensorboard restart_data"
-    ).split()
+    "loop.output",
+    "loop.max_steps",
+    "loop.device",
+    "loop.compile",
+    "loop.threads",
+    "loop.checkpoint_every",
+    "loop.keep_checkpoints",
+    "loop.log_every",
+    "loop.preview_every",
+    "loop.tensorboard",
+    "loop.restart_data",
 }
 """Keys that may change when a run goes on from a checkpoint: none alters what one step computes."""
 

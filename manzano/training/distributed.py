@@ -1,7 +1,7 @@
 """One process or many: ranks from torchrun, FSDP2 sharding, and whole weights when they are needed.
 
-Without torchrun there is no process group and the model stays a plain module. Note that torchrun sets
-OMP_NUM_THREADS=1 unless told otherwise; `loop.threads` overrides it.
+Without torchrun there is no process group and the model stays a plain module. Note that torchrun
+sets OMP_NUM_THREADS=1 unless told otherwise; `loop.threads` overrides it.
 """
 
 import os
@@ -57,10 +57,18 @@ def setup(device: str = "auto") -> World:
     return World(rank=rank, size=size, device=chosen)
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The submodules to shard and compile as units: those of a class that `_no_split_modules` names.
+def shut_down() -> None:
+    """Leave the process group, if there is one; without this a rank may abort at exit."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
-    Transformers and Diffusers models name their blocks so. Blocks without a trainable parameter are left out.
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The submodules to shard and compile as units: those of a class that `_no_split_modules`
+    names.
+
+    Transformers and Diffusers models name their blocks so. Blocks without a trainable parameter are
+    left out.
     """
     names = {name for m in model.modules() for name in getattr(m, "_no_split_modules", None) or ()}
     return [
@@ -75,8 +83,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def parallelize(model: nn.Module, world: World, *, bf16: bool) -> None:
     """Shard the trainable parameters over the ranks, in place; a single process is left as it is.
 
-    Frozen parameters stay whole on every rank, so that a frozen part may run on one rank and not on another.
-    Gradients are averaged over ranks: scale the loss by `world.size` where a sum is meant.
+    Frozen parameters stay whole on every rank, so that a frozen part may run on one rank and not on
+    another. Gradients are averaged over ranks: scale the loss by `world.size` where a sum is meant.
     """
     if world.size == 1:
         return
@@ -106,7 +114,8 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def whole_weights(model: nn.Module, world: World) -> Iterator[None]:
-    """On rank 0, make a sharded model a plain one with whole weights on the CPU, fit to be written to disk."""
+    """On rank 0, make a sharded model a plain one with whole weights on the CPU, fit to be written
+    to disk."""
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     classes = [type(module) for module in sharded]
     replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -115,12 +124,16 @@ def whole_weights(model: nn.Module, world: World) -> Iterator[None]:
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
                 if parameter not in whole:
-                    full = parameter.full_tensor().detach()  # every rank takes part
-                    whole[parameter] = nn.Parameter(full.cpu() if world.rank == 0 else full.new_empty(0))
+                    full = parameter.full_tensor().detach()  # collective
+                    whole[parameter] = nn.Parameter(
+                        full.to("cpu", copy=True) if world.rank == 0 else full[:0]
+                    )
                 replaced.append((module, name, parameter))
                 module._parameters[name] = whole[parameter]
     for module in sharded:
-        module.__class__ = type(module).__bases__[1]  # fully_shard made it a subclass (FSDPModule, original)
+        module.__class__ = type(module).__bases__[
+            1
+        ]  # fully_shard made it a subclass (FSDPModule, original)
     try:
         yield
     finally:

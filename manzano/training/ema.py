@@ -1,9 +1,9 @@
-"""An exponential moving average of the trainable weights, for previews and the exported artefact."""
+"""An exponential moving average of the trainable weights, for previews and the exported
+artefact."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -12,7 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class MovingAverage:
     """Averages of the parameters of `model` that require gradients, sharded as they are.
 
-    The decay of step t (from 0) is min(decay, (1 + t) / (10 + t)): a short run is not held back by its start.
+    The decay of step t (from 0) is min(decay, (1 + t) / (10 + t)): a short run is not held back by
+    its start.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -31,11 +32,16 @@ class MovingAverage:
     def applied(self) -> Iterator[None]:
         """Put the averages into the model, and the trained weights back afterwards."""
         trained = [p.clone() for p in self._parameters]
-        torch._foreach_copy_(self._parameters, self._averages)
+        _copy(self._averages, self._parameters)
         try:
             yield
         finally:
-            torch._foreach_copy_(self._parameters, trained)
+            _copy(trained, self._parameters)
+
+
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
 
 
 def _local(tensor: Tensor) -> Tensor:

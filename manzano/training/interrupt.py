@@ -14,7 +14,8 @@ class Interrupted(RuntimeError):
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT is noted in `signum` (0: none); a second one acts as usual."""
+    """While entered, the first SIGTERM or SIGINT is noted in `signum` (0: none); a second one acts
+    as usual."""
 
     def __init__(self) -> None:
         self.signum = 0
@@ -27,7 +28,10 @@ class StopRequest:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._restore()
 

@@ -17,14 +17,15 @@ logger = logging.getLogger(__name__)
 def run(stage_name: str, argv: Sequence[str]) -> Path:
     """Train one stage as the command line `argv` says; returns the folder of the export.
 
-    A run that is already finished returns at once. A wrong command line exits with code 2, a signal with 128 plus
-    its number after saving.
+    A run that is already finished returns at once. A wrong command line exits with code 2, a signal
+    with 128 plus its number after saving.
     """
     from manzano.training.stages import STAGES, load_stage
 
     if stage_name not in STAGES:
         near = difflib.get_close_matches(stage_name, STAGES, n=1, cutoff=0.0)
-        fail("train.py", f"unknown stage {stage_name!r}; did you mean {near[0]!r}? There are {', '.join(STAGES)}.")
+        known = ", ".join(STAGES)
+        fail("train.py", f"unknown stage {stage_name!r}; did you mean {near[0]!r}? Known: {known}.")
     config_class, stage_class = load_stage(stage_name)
     config: TrainConfig = parse(config_class, argv, prog=f"train.py {stage_name}")
     export = Path(config.loop.output) / "export"
@@ -32,16 +33,20 @@ def run(stage_name: str, argv: Sequence[str]) -> Path:
         logger.info("%s is finished already; delete it to train again.", export)
         return export
 
-    from manzano.training import random_state  # torch is imported only now, so that --help is quick
+    # torch is imported only now, so that --help is quick
+    from manzano.training import distributed, random_state
     from manzano.training.interrupt import Interrupted
     from manzano.training.loop import train
 
     random_state.seed(config.loop.seed)  # the same initial weights on every rank
     try:
-        return train(stage_class(config), config)
+        export = train(stage_class(config), config)
     except Interrupted as stopped:
+        distributed.shut_down()
         logger.warning("%s", stopped)
         raise SystemExit(128 + stopped.signum) from None
+    distributed.shut_down()
+    return export
 
 
 def finished(config: TrainConfig) -> bool:

@@ -1,4 +1,5 @@
-"""Where the figures of a run go: metrics.jsonl always, TensorBoard if asked, and one line for the person watching.
+"""Where the figures of a run go: metrics.jsonl always, TensorBoard if asked, and one line for the
+person watching.
 
 Only rank 0 writes. On a terminal the line is a rich progress bar, elsewhere one log line each time.
 """
@@ -19,9 +20,16 @@ class RunLog:
     """The log of one run; a context manager."""
 
     def __init__(
-        self, output: Path, step: int, max_steps: int, *, enabled: bool = True, tensorboard: bool = False
+        self,
+        output: Path,
+        step: int,
+        max_steps: int,
+        *,
+        enabled: bool = True,
+        tensorboard: bool = False,
     ):
-        """Go on after `step`: what an earlier run logged beyond it is removed from metrics.jsonl."""
+        """Go on after `step`: what an earlier run logged beyond it is removed from
+        metrics.jsonl."""
         self.enabled = enabled
         self.max_steps = max_steps
         self.path = output / "metrics.jsonl"
@@ -43,7 +51,10 @@ class RunLog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self.progress:
             self.progress.stop()
@@ -66,8 +77,11 @@ class RunLog:
 
 
 def _line(figures: dict[str, float]) -> str:
-    """The figures as a person wants to read them: `loss 2.31  text 2.01  lr 0.0003  left 0:12:05`."""
-    parts = [f"{name} {value:.4g}" for name, value in figures.items() if not name.startswith("seconds_")]
+    """The figures as a person wants to read them: `loss 2.31  text 2.01  lr 0.0003  left
+    0:12:05`."""
+    parts = [
+        f"{name} {value:.4g}" for name, value in figures.items() if not name.startswith("seconds_")
+    ]
     minutes, seconds = divmod(int(figures["seconds_left"]), 60)
     hours, minutes = divmod(minutes, 60)
     return "  ".join([*parts, f"left {hours}:{minutes:02d}:{seconds:02d}"])
@@ -99,7 +113,7 @@ def _summary_writer(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError(
-            "loop.tensorboard is true and the package tensorboard is not installed: "
-            "pip install tensorboard, or leave loop.tensorboard out (metrics.jsonl is always written)."
+            "loop.tensorboard is true and the package tensorboard is not installed: pip install "
+            "tensorboard, or leave loop.tensorboard out; metrics.jsonl is always written."
         ) from error
     return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,7 +1,8 @@
-"""The one training loop: every stage runs through it, on one process or many, from the start or from a checkpoint.
+"""The one training loop: every stage runs through it, on one process or many, from the start or
+from a checkpoint.
 
-Given again after a kill, the same call goes on exactly where the last whole checkpoint was: weights, optimizer,
-schedule, random generators, data and log.
+Given again after a kill, the same call goes on exactly where the last whole checkpoint was:
+weights, optimizer, schedule, random generators, data and log.
 """
 
 import logging
@@ -23,7 +24,7 @@ from torch.optim import Optimizer
 
 from manzano.training import config as configuration
 from manzano.training import distributed, random_state
-from manzano.training.checkpoint import Checkpoints
+from manzano.training.checkpoint import Checkpoints, TrainState
 from manzano.training.config import TrainConfig
 from manzano.training.distributed import World
 from manzano.training.ema import MovingAverage
@@ -37,10 +38,12 @@ logger = logging.getLogger(__name__)
 
 
 def train(stage: Stage, config: TrainConfig) -> Path:
-    """Train `stage` for `config.loop.max_steps` steps and export it; returns the folder of the export.
+    """Train `stage` for `config.loop.max_steps` steps and export it; returns the folder of the
+    export.
 
-    Raises Interrupted after saving at SIGTERM or SIGINT; RuntimeError where a figure is not finite or the newest
-    checkpoint is damaged; ValueError for a checkpoint of another run; OSError where the disk refuses.
+    Raises Interrupted after saving at SIGTERM or SIGINT; RuntimeError where a figure is not finite
+    or the newest checkpoint is damaged; ValueError for a checkpoint of another run; OSError where
+    the disk refuses.
     """
     loop, optim, output = config.loop, config.optim, Path(config.loop.output)
     world = distributed.setup(loop.device)
@@ -54,7 +57,7 @@ def train(stage: Stage, config: TrainConfig) -> Path:
     optimizer = build_optimizer(model, optim)
     ema = MovingAverage(model, optim.ema_decay) if optim.ema_decay else None
     loader = stage.batches(rank=world.rank, world_size=world.size)
-    window = Window(world)
+    state, window = TrainState(model, optimizer, ema), Window(world)
     checkpoints = Checkpoints(
         output / "checkpoints",
         world,
@@ -63,7 +66,7 @@ def train(stage: Stage, config: TrainConfig) -> Path:
         restart_data=loop.restart_data,
     )
 
-    step, local = checkpoints.resume(model, optimizer, ema)
+    step, local = checkpoints.resume(state)
     if step > loop.max_steps:
         raise ValueError(f"{checkpoints.last} is already past loop.max_steps={loop.max_steps}.")
     random_state.seed(loop.seed + world.size * step + world.rank)
@@ -77,18 +80,20 @@ def train(stage: Stage, config: TrainConfig) -> Path:
 
     def save() -> None:
         window.means()  # raises where a figure is not finite: nothing bad is ever saved
-        state = {"random": random_state.get(), "loader": loader.save_state_rank()}
-        checkpoints.save(step, model, optimizer, ema, {**state, "window": window.state_dict()})
+        local = {"random": random_state.get(), "loader": loader.save_state_rank()}
+        checkpoints.save(step, state, {**local, "window": window.state_dict()})
 
     training_mode(model)
     batches = iter(loader)
-    log = RunLog(output, step, loop.max_steps, enabled=world.rank == 0, tensorboard=loop.tensorboard)
-    with log, StopRequest() as stop, naming_last(checkpoints):
+    log = RunLog(
+        output, step, loop.max_steps, enabled=world.rank == 0, tensorboard=loop.tensorboard
+    )
+    with log, StopRequest() as stop, naming_last_good(checkpoints):
         window.start()
         while step < loop.max_steps:
             lr = set_learning_rate(optimizer, optim, step, loop.max_steps)
             micro_batches = fetch(batches, loop.accumulate, window)
-            counts, stopping = global_counts(stage, micro_batches, world, stop.signum)
+            counts, stopping = global_counts(stage, micro_batches, world, stop)
             shares, equals = train_step(stage, micro_batches, counts, optimizer, config, world)
             if ema:
                 ema.update(step)
@@ -104,7 +109,11 @@ def train(stage: Stage, config: TrainConfig) -> Path:
             if finished or stopping or step % loop.checkpoint_every == 0:
                 save()
             if stopping and not finished:
-                raise Interrupted(stopping, f"stopped at step {step} of {loop.max_steps}")
+                raise Interrupted(
+                    stopping,
+                    f"stopped at step {step} of {loop.max_steps}; saved in {checkpoints.last}. "
+                    "Give the same command again to go on from there.",
+                )
     return export(stage, config, world, ema)
 
 
@@ -114,24 +123,28 @@ def fetch(batches: Iterator[Any], number: int, window: Window) -> list[Any]:
     try:
         return [next(batches) for _ in range(number)]
     except StopIteration:
-        raise RuntimeError("the data ran out: a training loader must repeat its data without end.") from None
+        raise RuntimeError(
+            "the data ran out: a training loader must repeat its data without end."
+        ) from None
     finally:
         window.waited += time.perf_counter() - started
 
 
 def global_counts(
-    stage: Stage, micro_batches: list[Any], world: World, signum: int
+    stage: Stage, micro_batches: list[Any], world: World, stop: StopRequest
 ) -> tuple[dict[str, int], int]:
-    """Targets per loss term over all micro-batches and ranks, and the signal that asks to stop (0: none).
+    """Targets per loss term over all micro-batches and ranks, and the signal that asks to stop (0:
+    none).
 
-    The ranks agree on the signal here, so that all of them stop after the same step.
+    The ranks agree on the signal here, so that all stop after the same step. One that comes later
+    counts for the next step.
     """
     local: Counter[str] = Counter()
     for batch in micro_batches:
         local.update(stage.targets(batch))
     names = sorted(local)
-    *numbers, asked = world.sum([*(local[name] for name in names), int(signum > 0)])
-    stopping = (signum or signal.SIGTERM) if asked else 0
+    *numbers, asked = world.sum([*(local[name] for name in names), int(stop.signum > 0)])
+    stopping = (stop.signum or signal.SIGTERM) if asked else 0
     return dict(zip(names, numbers, strict=True)), stopping
 
 
@@ -145,11 +158,12 @@ def train_step(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One optimizer step over the global batch.
 
-    Returns this rank's shares of the loss and metrics, and the gradient norm, which is equal on all ranks; nothing
-    here waits for the device.
+    Returns this rank's shares of the loss and metrics, and the gradient norm, which is equal on all
+    ranks; nothing here waits for the device.
     """
     totals = {
-        name: torch.full((), float(max(1, number)), device=world.device) for name, number in counts.items()
+        name: torch.full((), float(max(1, number)), device=world.device)
+        for name, number in counts.items()
     }
     shares: dict[str, Tensor] = {}
     for batch in micro_batches:
@@ -172,7 +186,8 @@ def train_step(
 def preview(
     stage: Stage, step: int, config: TrainConfig, world: World, ema: MovingAverage | None
 ) -> None:
-    """Let rank 0 write samples, from the averaged weights if there are any. Training is not disturbed."""
+    """Let rank 0 write samples, from the averaged weights if there are any. Training is not
+    disturbed."""
     model, folder = stage.model, Path(config.loop.output) / "previews" / f"step-{step:06d}"
     with averaged(ema), distributed.gathered(model), random_state.seeded(config.loop.seed):
         model.eval()
@@ -236,17 +251,12 @@ def averaged(ema: MovingAverage | None) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def naming_last(checkpoints: Checkpoints) -> Iterator[None]:
-    """Say in what ends a run early where it can go on from."""
+def naming_last_good(checkpoints: Checkpoints) -> Iterator[None]:
+    """Where a figure is not finite, say from where the run can go on."""
     try:
         yield
     except FloatingPointError as error:
         raise RuntimeError(
-            f"{error}; the last good checkpoint is {checkpoints.last or 'none'}. Try a smaller optim.lr or "
-            "optim.clip, or look at the data of that step."
+            f"{error}; the last good checkpoint is {checkpoints.last or 'none'}. Try a smaller "
+            "optim.lr or optim.clip, or look at the data of that step."
         ) from error
-    except Interrupted as stopped:
-        raise Interrupted(
-            stopped.signum,
-            f"{stopped}; saved in {checkpoints.last}. Give the same command again to go on from there.",
-        ) from None

@@ -1,7 +1,8 @@
 """The figures of the steps since the last log line.
 
-They stay on the device until a line is written or a checkpoint is due, so that a step does not wait for the
-device. Every figure of every step is kept, so the first one that is not finite can be named exactly.
+They stay on the device until a line is written or a checkpoint is due, so that a step does not wait
+for the device. Every figure of every step is kept, so the first one that is not finite can be named
+exactly.
 """
 
 import math
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from manzano.training.distributed import World
 
-
 SAVED = ("first_step", "shared_names", "equal_names", "counts", "waited", "earlier")
 
 
 class Window:
-    """Figures of consecutive steps: shares to be summed over ranks, and those equal on all ranks."""
+    """Figures of consecutive steps: shares to be summed over ranks, and those equal on all
+    ranks."""
 
     def __init__(self, world: World):
         self.world = world
@@ -53,7 +54,11 @@ class Window:
         return self.seconds_before + time.perf_counter() - self.started
 
     def add(
-        self, step: int, shares: Mapping[str, Tensor], equals: Mapping[str, Tensor], counts: Mapping[str, int]
+        self,
+        step: int,
+        shares: Mapping[str, Tensor],
+        equals: Mapping[str, Tensor],
+        counts: Mapping[str, int],
     ) -> None:
         """Take in the scalars of one step, and what it processed over all ranks."""
         if not self.rows:
@@ -78,11 +83,14 @@ class Window:
         for offset, row in enumerate(table.tolist()):
             for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
-                    raise FloatingPointError(f"{name} is {value} in step {self.first_step + offset}")
+                    raise FloatingPointError(
+                        f"{name} is {value} in step {self.first_step + offset}"
+                    )
         return dict(zip(names, table.mean(dim=0).tolist(), strict=True))
 
     def rates(self, steps_left: int) -> dict[str, float]:
-        """What was processed per second, the part of the time spent waiting for data, and the time of the run."""
+        """What was processed per second, the part of the time spent waiting for data, and the time
+        of the run."""
         seconds = max(self.seconds, 1e-9)
         rates = {f"{name}_per_second": number / seconds for name, number in self.counts.items()}
         return {

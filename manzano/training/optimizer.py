@@ -1,7 +1,7 @@
 """AdamW, its learning-rate schedule and its parameter groups.
 
-Weight decay applies to matrices only. The rate rises linearly, then falls along a cosine. It is a pure function
-of the step, so a resumed run needs no state for it.
+Weight decay applies to matrices only. The rate rises linearly, then falls along a cosine. It is a
+pure function of the step, so a resumed run needs no state for it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class OptimConfig:
     min_lr_ratio: float = 0.1
     """Where the cosine ends, as a part of lr."""
     lr_multipliers: dict[str, float] = field(default_factory=dict)
-    """Factor on lr by beginning of parameter name; the longest match wins, e.g. {"adapter.": 3.0}."""
+    """Factor on lr by beginning of parameter name; the longest match wins, e.g. {"adapter.":
+    3.0}."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is previewed and exported; 0 means none."""
 
@@ -45,7 +46,9 @@ class OptimConfig:
         if self.lr <= 0:
             raise ValueError(f"optim.lr is {self.lr}; it must be positive.")
         if not 0 <= self.min_lr_ratio <= 1:
-            raise ValueError(f"optim.min_lr_ratio is {self.min_lr_ratio}; it must be between 0 and 1.")
+            raise ValueError(
+                f"optim.min_lr_ratio is {self.min_lr_ratio}; it must be between 0 and 1."
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas is {self.betas}; both must be in [0, 1).")
         if not 0 <= self.ema_decay < 1:
@@ -58,13 +61,16 @@ class OptimConfig:
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """Fused AdamW over the parameters of `model` that require gradients.
 
-    Raises ValueError where nothing is trainable or a prefix of `lr_multipliers` matches no parameter.
+    Raises ValueError where nothing is trainable or a prefix of `lr_multipliers` matches no
+    parameter.
     """
     from torch.optim import AdamW
 
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
-        raise ValueError(f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train.")
+        raise ValueError(
+            f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train."
+        )
     for prefix in config.lr_multipliers:
         if not any(name.startswith(prefix) for name in trainable):
             raise ValueError(_unmatched(prefix, list(trainable)))
@@ -85,7 +91,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
 
 
 def set_learning_rate(optimizer: AdamW, config: OptimConfig, step: int, max_steps: int) -> float:
-    """Give every group its rate for step `step` (counted from 0); returns the rate without multiplier."""
+    """Give every group its rate for step `step` (counted from 0); returns the rate without
+    multiplier."""
     scale = lr_scale(config, step, max_steps)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * scale

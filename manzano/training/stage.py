@@ -1,7 +1,8 @@
 """What a training stage supplies; the loop (`manzano.training.loop`) does the rest.
 
-A stage is built from its configuration alone, `StageClass(config)`, on the CPU and identically on every rank. The
-loop moves `model` to the device, shards it and trains every parameter that requires gradients.
+A stage is built from its configuration alone, `StageClass(config)`, on the CPU and identically on
+every rank. The loop moves `model` to the device, shards it and trains every parameter that requires
+gradients.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,40 +31,44 @@ class Stage(Protocol):
     """One training stage: a model, its data and its loss."""
 
     model: nn.Module
-    """The one root module. Frozen submodules may be inside, with requires_grad=False; they are kept in eval mode
-    and are neither sharded nor checkpointed. Classes named in `_no_split_modules` (of the root or of a submodule)
-    are the units of sharding and compilation."""
+    """The one root module. Frozen submodules may be inside, with requires_grad=False; they are kept
+    in eval mode and are neither sharded nor checkpointed. Classes named in `_no_split_modules` (of
+    the root or of a submodule) are the units of sharding and compilation."""
 
     def batches(self, *, rank: int, world_size: int) -> Loader:
         """This rank's stream of micro-batches: objects with `.to(device)`, or dicts of tensors."""
         ...
 
     def targets(self, batch: Any) -> dict[str, int]:
-        """How many targets of each loss term are in a micro-batch (still on the CPU), e.g. {"text": 312, "image": 90}.
+        """How many targets of each loss term are in a micro-batch (still on the CPU), e.g. {"text":
+        312, "image": 90}.
 
-        The keys are the same for every batch. Other things worth counting may be among them ("samples",
-        "tokens"): a rate per second is logged for each.
+        The keys are the same for every batch. Other things worth counting may be among them
+        ("samples", "tokens"): a rate per second is logged for each.
         """
         ...
 
     def loss(self, batch: Any, totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the loss of one optimizer step, and of the metrics to log.
 
-        Each is a scalar: a sum over this micro-batch's targets divided by `totals`, the counts (float32 scalars,
-        at least 1) of all micro-batches of all ranks. So shares add up to a mean over the global batch. The keys
-        of the metrics are the same for every batch: a term without targets gives 0. Metrics carry no gradient.
+        Each is a scalar: a sum over this micro-batch's targets divided by `totals`, the counts
+        (float32 scalars, at least 1) of all micro-batches of all ranks. So shares add up to a mean
+        over the global batch. The keys of the metrics are the same for every batch: a term without
+        targets gives 0. Metrics carry no gradient.
 
-        Call `self.model(...)` as a whole, and let the same parameters take part on every rank: sharded
-        parameters are gathered by forward hooks, in which all ranks must join.
+        Call `self.model(...)` as a whole, and let the same parameters take part on every rank:
+        sharded parameters are gathered by forward hooks, in which all ranks must join.
         """
         ...
 
     def preview(self, directory: Path, step: int) -> None:
-        """Write sample pictures or answers. Runs on rank 0 alone, in eval mode, without gradients."""
+        """Write sample pictures or answers. Runs on rank 0 alone, in eval mode, without
+        gradients."""
         ...
 
     def export(self, directory: Path) -> None:
-        """Write the finished artefact that the next stage reads. Runs on rank 0 alone with whole fp32 weights."""
+        """Write the finished artefact that the next stage reads. Runs on rank 0 alone with whole
+        fp32 weights."""
         ...
 
 

@@ -1,8 +1,6 @@
-"""A tiny real stage: regression with dropout, a frozen part and rows without a target.
+"""A tiny real stage: regression with dropout, a frozen part and rows without a target."""
 
-As a script it is `train.py` with this stage alone, for the tests that need processes of their own.
-"""
-
+import os
 import random
 import sys
 from collections.abc import Iterator
@@ -69,7 +67,12 @@ class Loader:
     """Rows `rank, rank + world_size, ...` of an endless stream of seeded rows."""
 
     def __init__(self, batch_size: int, rank: int, world_size: int, poison: int):
-        self.batch_size, self.rank, self.world_size, self.poison = batch_size, rank, world_size, poison
+        self.batch_size, self.rank, self.world_size, self.poison = (
+            batch_size,
+            rank,
+            world_size,
+            poison,
+        )
         self.position = 0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -111,8 +114,12 @@ class Stage:
         self.seen += batch["index"].tolist()
         return {"rows": int(batch["y"].isfinite().sum()), "samples": len(batch["y"])}
 
-    def loss(self, batch: dict[str, Tensor], totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        noise = 0.01 * random.random() + 0.01 * float(np.random.rand()) if self.config.dropout else 0.0
+    def loss(
+        self, batch: dict[str, Tensor], totals: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        noise = (
+            0.01 * random.random() + 0.01 * float(np.random.rand()) if self.config.dropout else 0.0
+        )
         known = batch["y"].isfinite()
         error = self.model(batch["x"]).float() + noise - batch["y"].nan_to_num()
         loss = (error.square() * known).sum() / totals["rows"]
@@ -133,5 +140,10 @@ def train_toy(arguments: list[str]) -> None:
     run("toy", arguments)
 
 
-if __name__ == "__main__":
-    train_toy(sys.argv[1:])
+def child(arguments: list[str], environment: dict[str, str], errors: Path) -> None:
+    """Train the toy as `train.py` would, with what goes to stderr in a file."""
+    os.environ.update(environment)
+    with errors.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    train_toy(arguments)

@@ -1,0 +1,139 @@
+"""One process: resuming is exact, accumulation is exact, and what goes wrong is said."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_stage import Config, Loader, Stage, train_toy
+
+from manzano.training import random_state
+from manzano.training.config import LoopConfig
+from manzano.training.interrupt import Interrupted
+from manzano.training.loop import train
+from manzano.training.optimizer import OptimConfig
+
+
+def configured(
+    output: Path, *, loop: dict | None = None, optim: dict | None = None, **own
+) -> Config:
+    return Config(
+        loop=LoopConfig(
+            **{"output": str(output), "max_steps": 12, "log_every": 5, "checkpoint_every": 4}
+            | (loop or {})
+        ),
+        optim=OptimConfig(**{"lr": 1e-2, "warmup_steps": 3, "ema_decay": 0.9} | (optim or {})),
+        **own,
+    )
+
+
+def trained(config: Config) -> Stage:
+    random_state.seed(config.loop.seed)
+    stage = Stage(config)
+    train(stage, config)
+    return stage
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "export" / "model.safetensors")
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], **tolerance) -> None:
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, **{"rtol": 0, "atol": 0} | tolerance)
+
+
+class InterruptingStage(Stage):
+    """Receives SIGTERM in its first step after `step`."""
+
+    step = 6
+
+    def targets(self, batch):
+        if int(batch["index"][0]) == self.step * self.config.batch_size:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().targets(batch)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, figures):
+    whole = trained(configured(tmp_path / "whole"))
+
+    config = configured(tmp_path / "parts")
+    random_state.seed(0)
+    first = InterruptingStage(config)
+    with pytest.raises(Interrupted, match="stopped at step 7 of 12; saved in .*step-000007"):
+        train(first, config)
+    second = trained(config)
+
+    assert first.seen + second.seen == whole.seen
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert_same(whole.model.state_dict(), second.model.state_dict())
+
+
+def test_previews_do_not_change_training(tmp_path, figures):
+    trained(configured(tmp_path / "without"))
+    trained(configured(tmp_path / "with", loop={"preview_every": 5}))
+    assert figures(tmp_path / "with") == figures(tmp_path / "without")
+    assert sorted(p.name for p in (tmp_path / "with" / "previews").iterdir()) == [
+        "step-000005",
+        "step-000010",
+    ]
+
+
+def test_four_micro_batches_of_one_equal_one_of_four(tmp_path, figures):
+    trained(configured(tmp_path / "one", batch_size=4, dropout=0.0))
+    trained(configured(tmp_path / "four", loop={"accumulate": 4}, batch_size=1, dropout=0.0))
+    for one, four in zip(figures(tmp_path / "one"), figures(tmp_path / "four"), strict=True):
+        assert one == pytest.approx(four, rel=1e-5)
+    assert_same(weights(tmp_path / "one"), weights(tmp_path / "four"), atol=1e-6)
+
+
+def test_the_export_holds_the_moving_average_and_training_goes_on_with_the_weights(tmp_path):
+    averaged = trained(configured(tmp_path / "averaged"))
+    plain = trained(configured(tmp_path / "plain", optim={"ema_decay": 0.0}))
+    assert_same(plain.model.state_dict(), averaged.model.state_dict())
+    assert_same(weights(tmp_path / "plain"), plain.model.state_dict())
+    difference = weights(tmp_path / "averaged")["head.weight"] - plain.model.head.weight
+    assert difference.abs().max() > 0
+
+
+def test_frozen_parts_stay_as_they_are_and_in_eval_mode(tmp_path):
+    config = configured(tmp_path)
+    random_state.seed(0)
+    before = Stage(config).model.frozen.weight.detach().clone()
+    stage = trained(config)
+    assert torch.equal(stage.model.frozen.weight, before)
+    assert not stage.model.frozen.training
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(tmp_path):
+    message = "loss is nan in step 7; the last good checkpoint is .*step-000004"
+    with pytest.raises(RuntimeError, match=message):
+        trained(configured(tmp_path, poison_step=6))
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_finished_run_returns_at_once(tmp_path, monkeypatch):
+    arguments = ["--loop.output", str(tmp_path), "--loop.max_steps", "2"]
+    train_toy(arguments)
+    monkeypatch.setattr(Stage, "__init__", None)
+    train_toy([*arguments, "--loop.log_every", "1"])
+    with pytest.raises(TypeError):
+        train_toy([*arguments[:-1], "3"])
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(tmp_path):
+    trained(configured(tmp_path))
+    config = configured(tmp_path, loop={"max_steps": 14})
+    random_state.seed(0)
+    longer = Stage(config)
+    train(longer, config)
+    assert longer.seen == list(range(12 * 4, 14 * 4))
+
+
+def test_data_that_end_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(Loader, "__iter__", lambda self: iter([]))
+    with pytest.raises(RuntimeError, match="must repeat its data without end"):
+        trained(configured(tmp_path))
