@@ -27,7 +27,7 @@ class ConditionEmbedder(nn.Module):
         self.null_token = nn.Parameter(torch.zeros(width))
 
     def forward(self, condition: Tensor, keep: Tensor | None = None) -> Tensor:
-        tokens = self.linear(self.norm(condition))  # (B, N, D)
+        tokens = self.linear(self.norm(condition.to(self.norm.weight.dtype)))  # (B, N, D)
         if keep is None:
             return tokens
         return torch.where(keep[:, None, None], tokens, self.null_token.to(tokens.dtype))

@@ -66,8 +66,9 @@ class Attention(nn.Module):
         q, k, v = rearrange(
             self.qkv(x), "b t (three h k) -> three b h t k", three=3, k=self.head_dim
         )
-        q = apply_rotary_emb(self.query_norm(q), rope).to(v)  # pyright: ignore
-        k = apply_rotary_emb(self.key_norm(k), rope).to(v)  # pyright: ignore
+        precision = self.query_norm.weight.dtype  # fp32 under autocast
+        q = apply_rotary_emb(self.query_norm(q.to(precision)), rope).to(v)  # pyright: ignore
+        k = apply_rotary_emb(self.key_norm(k.to(precision)), rope).to(v)  # pyright: ignore
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, T, K)
         return self.output(rearrange(x, "b h t k -> b t (h k)"))  # (B, T, D)
 
@@ -251,7 +252,8 @@ class DiTAir(ModelMixin, ConfigMixin):
     def _image_stream(self, kind: int, latents: Tensor, embedding: Tensor) -> Stream:
         patch_size = self.patch_size
         grid = (latents.shape[2] // patch_size, latents.shape[3] // patch_size)
-        tokens = self.patch_embedder(patchify(latents, patch_size))  # (B, R or M, D)
+        patches = patchify(latents.to(self.patch_embedder.weight.dtype), patch_size)
+        tokens = self.patch_embedder(patches)  # (B, R or M, D)
         return Stream(kind, tokens, grid, self.image_modulation(embedding))
 
     def _check(

@@ -51,6 +51,7 @@ def guided_flow(
     """The guided flow (B, C, h, w), all passes in one batch. Arguments as `DiTAir.forward`."""
     has_reference = reference_latents is not None
     passes = guidance_passes(guidance_scale, reference_guidance_scale if has_reference else None)
+    hides_reference = not all(keep for _, keep, _ in passes)
     copies, batch_size = len(passes), len(noisy_latents)
     keep_condition, keep_reference, weights = (
         torch.tensor(column, device=noisy_latents.device) for column in zip(*passes, strict=True)
@@ -62,7 +63,9 @@ def guided_flow(
         condition_grid=condition_grid,
         reference_latents=reference_latents.repeat(copies, 1, 1, 1) if has_reference else None,
         condition_mask=keep_condition.repeat_interleave(batch_size),
-        reference_mask=keep_reference.repeat_interleave(batch_size) if has_reference else None,
+        reference_mask=keep_reference.repeat_interleave(batch_size)
+        if has_reference and hides_reference
+        else None,
     )
     return torch.einsum(
         "s, s b c h w -> b c h w", weights, flow.unflatten(0, (copies, batch_size)).float()
@@ -102,7 +105,7 @@ def sample(
     for step in track(range(num_steps), description="Drawing", disable=not progress):
         flow = guided_flow(
             model,
-            latents.to(condition.dtype),
+            latents,
             times[step].expand(len(condition)),
             condition,
             condition_grid=condition_grid,

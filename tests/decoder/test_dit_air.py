@@ -130,12 +130,14 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert all(gradient.any() for gradient in plain)
 
 
-def test_runs_in_bfloat16():
-    batch = {
-        k: v.bfloat16() if torch.is_tensor(v) and k != "timestep" else v
-        for k, v in inputs().items()
-    }
-    assert build().bfloat16()(**batch).dtype == torch.bfloat16
+def test_bfloat16_weights_and_autocast_stay_near_float32():
+    expected = build()(**inputs())
+    cast = build().bfloat16()(**inputs())
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = build()(**inputs())
+    for result in (cast, autocast):
+        assert result.dtype == torch.bfloat16
+        assert (result.float() - expected).norm() < 0.05 * expected.norm()
 
 
 @pytest.mark.parametrize(
