@@ -152,10 +152,9 @@ class Checkpoints:
             with _quiet():
                 reader = FileSystemReader(path / "state")
                 load({"train": state}, storage_reader=reader, no_dist=self.world.size == 1)
-            local = self._read_local(path) if same_ranks else None
-        except (CheckpointException, pickle.UnpicklingError, EOFError) as error:
+        except CheckpointException as error:
             raise self._damaged(path, str(error).strip().splitlines()[-1]) from error
-        return manifest["step"], local
+        return manifest["step"], self._read_local(path) if same_ranks else None
 
     def _finish(self, partial: Path, path: Path, step: int) -> None:
         files = {
@@ -176,8 +175,11 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _read_local(self, path: Path) -> dict[str, Any]:
-        content = (path / f"rank-{self.world.rank:05d}.pt").read_bytes()
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+        file = path / f"rank-{self.world.rank:05d}.pt"
+        try:
+            return torch.load(file, map_location="cpu", weights_only=False)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise self._damaged(path, f"{file.name}: {error}") from error
 
     def _manifest(self, path: Path) -> dict[str, Any]:
         try:

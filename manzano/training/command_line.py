@@ -54,11 +54,11 @@ def fail(prog: str, message: str) -> NoReturn:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A half sentence naming the entry of `known` most like `name`."""
+    """The entry of `known` most like `name`; one that ends in the same word is preferred."""
     last = name.rpartition(".")[2]
     by_last = [key for key in known if key.rpartition(".")[2] == last]
     matches = by_last or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"did you mean {matches[0]!r}?"
+    return matches[0]
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[str]:
@@ -105,9 +105,8 @@ def _check_file(path: Path, schema: type) -> None:
         raise ValueError(f"{path} must hold `key: value` lines, got {type(content).__name__}.")
     unknown = next(_unknown_keys(content, schema), None)
     if unknown:
-        raise ValueError(
-            f"{path} has an unknown key {unknown!r}; {nearest(unknown, list(keys(schema)))}"
-        )
+        near = nearest(unknown, list(keys(schema)))
+        raise ValueError(f"{path} has an unknown key {unknown!r}; did you mean {near!r}?")
 
 
 def _unknown_keys(content: Mapping[str, Any], schema: type, prefix: str = "") -> Iterator[str]:
@@ -133,4 +132,5 @@ def _explain(message: str, schema: type) -> str:
     name = argument.lstrip("-").partition("=")[0]
     if not argument.startswith("--") and name in keys(schema):
         return f"unknown argument {argument!r}; overrides begin with two dashes: --{argument}"
-    return f"unknown option {argument!r}; {nearest(name, list(keys(schema)))}"
+    near = nearest(name, list(keys(schema)))
+    return f"unknown option {argument.partition('=')[0]!r}; did you mean '--{near}'?"

@@ -105,7 +105,8 @@ def gathered(model: nn.Module) -> Iterator[None]:
         module.unshard()
         module.set_reshard_after_forward(False, recurse=False)
     try:
-        yield
+        with _passing_as_plain(model):
+            yield
     finally:
         for module in sharded:
             module.reshard()
@@ -114,30 +115,48 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def whole_weights(model: nn.Module, world: World) -> Iterator[None]:
-    """On rank 0, make a sharded model a plain one with whole weights on the CPU, fit to be written
-    to disk."""
-    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    classes = [type(module) for module in sharded]
+    """On rank 0, give a sharded model whole weights on the CPU, fit to be written to disk.
+
+    The other ranks' parameters are empty meanwhile.
+    """
     replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
     whole: dict[nn.Parameter, nn.Parameter] = {}  # a tied weight stays tied
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if isinstance(parameter, DTensor):
-                if parameter not in whole:
-                    full = parameter.full_tensor().detach()  # collective
-                    whole[parameter] = nn.Parameter(
-                        full.to("cpu", copy=True) if world.rank == 0 else full[:0]
-                    )
-                replaced.append((module, name, parameter))
-                module._parameters[name] = whole[parameter]
-    for module in sharded:
-        module.__class__ = type(module).__bases__[
-            1
-        ]  # fully_shard made it a subclass (FSDPModule, original)
+            if not isinstance(parameter, DTensor):
+                continue
+            if parameter not in whole:
+                full = parameter.full_tensor().detach()  # collective
+                mine = full.to("cpu", copy=True) if world.rank == 0 else full.new_empty(0)
+                whole[parameter] = nn.Parameter(mine)
+            replaced.append((module, name, parameter))
+            module._parameters[name] = whole[parameter]
+    try:
+        with _passing_as_plain(model):
+            yield
+    finally:
+        for module, name, parameter in replaced:
+            module._parameters[name] = parameter
+
+
+@contextmanager
+def _passing_as_plain(model: nn.Module) -> Iterator[None]:
+    """Hide meanwhile the two marks that `fully_shard` leaves on modules.
+
+    One is a subclass of the module's class, whose name Transformers would write into config.json;
+    the other an attribute, on which its `generate` would wait for the other ranks at every token.
+    """
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    classes = [type(module) for module in sharded]
+    marked = [m for m in model.modules() if m.__dict__.get("_is_fsdp_managed_module")]
+    for module, cls in zip(sharded, classes, strict=True):
+        module.__class__ = cls.__bases__[1]  # (FSDPModule, the original)
+    for module in marked:
+        module.__dict__["_is_fsdp_managed_module"] = False
     try:
         yield
     finally:
         for module, cls in zip(sharded, classes, strict=True):
             module.__class__ = cls
-        for module, name, parameter in replaced:
-            module._parameters[name] = parameter
+        for module in marked:
+            module.__dict__["_is_fsdp_managed_module"] = True
