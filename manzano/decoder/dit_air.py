@@ -93,8 +93,7 @@ class DiTAirBlock(nn.Module):
         rope: tuple[Tensor, Tensor],
         mask: Tensor | None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); modulation 6 x (B, T, D), rope 2 x (T, K), mask (B, 1, 1, T)
-        bool."""
+        """x and every modulation vector (B, T, D), rope 2 x (T, K), mask (B, 1, 1, T) bool."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         x = x + gate1 * self.norm(self.attention(self.norm(x) * (1 + scale1) + shift1, rope, mask))
         return x + gate2 * self.norm(self.mlp(self.norm(x) * (1 + scale2) + shift2))
