@@ -118,10 +118,15 @@ def train(stage: Stage, config: TrainConfig) -> Path:
 
 
 def fetch(batches: Iterator[Any], number: int, window: Window) -> list[Any]:
-    """The next micro-batches of one step; the time spent waiting for them is noted."""
+    """The next micro-batches of one step; the time spent waiting for them is noted.
+
+    Training does not notice what a loader draws: one that starts workers, as after a kill, draws
+    more than one that goes on.
+    """
     started = time.perf_counter()
     try:
-        return [next(batches) for _ in range(number)]
+        with random_state.preserved():
+            return [next(batches) for _ in range(number)]
     except StopIteration:
         raise RuntimeError(
             "the data ran out: a training loader must repeat its data without end."

@@ -38,11 +38,18 @@ def restore(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def seeded(number: int) -> Iterator[None]:
-    """Draw from `number` inside the block, and go on undisturbed after it."""
+def preserved() -> Iterator[None]:
+    """Go on after the block as if nothing had been drawn in it."""
     state = get()
-    seed(number)
     try:
         yield
     finally:
         restore(state)
+
+
+@contextmanager
+def seeded(number: int) -> Iterator[None]:
+    """Draw from `number` inside the block, and go on undisturbed after it."""
+    with preserved():
+        seed(number)
+        yield

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_stage import Config, Loader, Stage, train_toy
+from toy_stage import WIDTH, Config, Loader, Stage, train_toy
 
+from manzano.data_mix.loader import build_loader
+from manzano.data_mix.mixture import MixtureConfig
 from manzano.training import random_state
 from manzano.training.config import LoopConfig
 from manzano.training.interrupt import Interrupted
 from manzano.training.loop import train
 from manzano.training.optimizer import OptimConfig
+from tests.data_mix.samples import make_folder
 
 
 def configured(
@@ -70,6 +73,60 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, figures):
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     assert_same(whole.model.state_dict(), second.model.state_dict())
+
+
+class PictureEncoder:
+    """Rows from pictures and random numbers, as `toy_stage.Loader` yields them."""
+
+    def encode(self, sample):
+        colour = torch.tensor(sample.images[0].getpixel((0, 0))) / 255
+        return torch.cat([colour, torch.rand(WIDTH - 3)]), int(sample.extra["index"])
+
+    def collate(self, examples):
+        x = torch.stack([row for row, _ in examples])
+        return {"x": x, "y": x.sum(-1), "index": torch.tensor([index for _, index in examples])}
+
+
+class PictureStage(Stage):
+    """The toy on pictures in shards, read by the loader of the real stages."""
+
+    corpus: Path
+    num_workers: int
+
+    def batches(self, *, rank, world_size):
+        return build_loader(
+            MixtureConfig(path=str(self.corpus), sources={"understanding": 1.0}),
+            PictureEncoder(),
+            batch_size=self.config.batch_size,
+            seed=self.config.loop.seed,
+            num_workers=self.num_workers,
+            rank=rank,
+            world_size=world_size,
+            shuffle_buffer=10,
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_run_on_real_shards_resumes_bitwise(tmp_path, figures, monkeypatch, num_workers):
+    make_folder(tmp_path / "corpus" / "understanding")
+    monkeypatch.setattr(PictureStage, "corpus", tmp_path / "corpus", raising=False)
+    monkeypatch.setattr(PictureStage, "num_workers", num_workers, raising=False)
+    seen = {}
+    for output, lengths in {"whole": [12], "parts": [7, 12]}.items():
+        for max_steps in lengths:
+            config = configured(
+                tmp_path / output,
+                loop={"max_steps": max_steps},
+                optim={"schedule": "constant"},
+            )
+            random_state.seed(0)
+            stage = PictureStage(config)
+            train(stage, config)
+            seen.setdefault(output, []).extend(stage.seen)
+    assert seen["parts"] == seen["whole"]
+    assert figures(tmp_path / "parts")[-1] == figures(tmp_path / "whole")[-1]
+    assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
 def test_previews_do_not_change_training(tmp_path, figures):
