@@ -1,10 +1,10 @@
 """ManzanoConfig: what a Manzano folder's `config.json` holds."""
 
 from dataclasses import fields
-from difflib import get_close_matches
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from manzano.llm.backbone import language_config
 from manzano.llm.vocabulary import JointVocabulary
 from manzano.tokenizer.hybrid import HybridTokenizerConfig
 
@@ -47,24 +47,3 @@ class ManzanoConfig(PreTrainedConfig):
         if self.vocabulary is None:
             raise ValueError("this ManzanoConfig has no `vocabulary`: give joint_vocabulary(tokenizer, n).to_dict()")
         return JointVocabulary(**self.vocabulary)
-
-
-def language_config(settings: dict) -> PreTrainedConfig:
-    """The transformers config of a causal language model, e.g. {"model_type": "qwen3", "hidden_size": 128}.
-
-    Raises:
-        ValueError: for a model_type transformers does not know, or a key that the config lacks, with
-            the nearest name.
-    """
-    settings = dict(settings)
-    model_type = settings.pop("model_type", None)
-    if model_type is None:
-        raise ValueError(f"a language model's config needs model_type (e.g. qwen3), got keys {sorted(settings)}")
-    config = AutoConfig.for_model(model_type)
-    known = config.to_dict() | {"attn_implementation": None, "dtype": None, "architectures": None}
-    for key in settings:
-        if key not in known and not hasattr(config, key):
-            near = get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{model_type} has no setting {key!r}{hint}")
-    return AutoConfig.for_model(model_type, **settings)

@@ -47,7 +47,11 @@ class TokenSequence:
 
 
 def sequences(
-    sample: Sample, tokenizer: PreTrainedTokenizerBase, num_tokens: int, *, drop_prompt: bool = False
+    sample: Sample,
+    tokenizer: PreTrainedTokenizerBase,
+    num_tokens: int,
+    *,
+    drop_prompt: bool = False,
 ) -> list[TokenSequence]:
     """The sequences of a sample: one, or one a question where it asks several about its pictures.
 
@@ -58,7 +62,9 @@ def sequences(
     """
     pictures = image_block(num_tokens) * len(sample.images)
     if sample.task == "text":
-        return [_join(tokenizer, [("", True), (sample.turns[0].text + SPECIAL_TOKENS["end"], True)])]
+        return [
+            _join(tokenizer, [("", True), (sample.turns[0].text + SPECIAL_TOKENS["end"], True)])
+        ]
     if sample.task == "understanding":
         questions, answers = sample.turns[::2], sample.turns[1::2]
         return [
@@ -66,7 +72,9 @@ def sequences(
             for q, a in zip(questions, answers, strict=True)
         ]
     prompt = "" if drop_prompt else sample.turns[0].text
-    return [_exchange(tokenizer, pictures + prompt, image_block(num_tokens, SPECIAL_TOKENS["target"]))]
+    return [
+        _exchange(tokenizer, pictures + prompt, image_block(num_tokens, SPECIAL_TOKENS["target"]))
+    ]
 
 
 def _exchange(tokenizer: PreTrainedTokenizerBase, user: str, assistant: str) -> TokenSequence:

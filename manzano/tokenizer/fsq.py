@@ -44,15 +44,14 @@ class FSQ(nn.Module):
         return self.quantize.codes_to_indices(codes.float()).long()
 
 
-def code_usage(counts: Tensor) -> tuple[float, float]:
-    """Share of the codebook in use, and perplexity (the effective number of codes).
+def code_usage(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of the codebook in use, and perplexity (the effective number of codes); scalars.
 
     Args:
         counts: (codebook_size,) how often each code was seen.
     """
-    p = counts.double() / counts.sum().clamp(min=1)
-    entropy = -(p * p.clamp(min=1e-12).log()).sum()
-    return (counts > 0).double().mean().item(), entropy.exp().item()
+    p = counts / counts.sum().clamp(min=1)
+    return (counts > 0).float().mean(), torch.special.entr(p).sum().exp()
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ INKS = ((0, 0, 0), (120, 16, 24), (16, 72, 24), (20, 36, 128), (92, 28, 112), (8
 
 _NUM_TRAIN = 10_000
 _NUM_TEST = 400
-_MIN_LETTERS, _MAX_LETTERS = 3, 5
+_MIN_LETTERS, _MAX_LETTERS = 3, 4
 _HELD_OUT_PERCENT = 25
 _MARGIN = 3
 
@@ -65,7 +65,7 @@ def _texts(split: str, rng: random.Random) -> Iterator[str]:
 
 
 def real_words() -> list[str]:
-    """Upper-case words of three to five letters that occur more than once in the prose."""
+    """Upper-case words of three or four letters that occur more than once in the prose."""
     found = prose.words(min_length=_MIN_LETTERS, max_length=_MAX_LETTERS, min_count=2)
     return [word.upper() for word in found]
 
@@ -76,7 +76,7 @@ def is_test_word(text: str) -> bool:
 
 
 def _random_string(rng: random.Random) -> str:
-    """Three to five random letters that are no string of the test."""
+    """Three or four random letters that are no string of the test."""
     while True:
         length = rng.randint(_MIN_LETTERS, _MAX_LETTERS)
         text = "".join(rng.choices(string.ascii_uppercase, k=length))
@@ -85,17 +85,17 @@ def _random_string(rng: random.Random) -> str:
 
 
 def draw_text(text: str, image_size: int, rng: random.Random) -> Image.Image:
-    """A text as large as fits or somewhat smaller, near the centre, dark on pale."""
+    """A text almost as large as fits, near the centre, dark on pale."""
     font_name = rng.choice(FONTS)
     left, _, right, _ = _font(font_name, 100).getbbox(text)
     largest = int(100 * (image_size - 2 * _MARGIN) / (right - left))
-    size = min(round(largest * rng.uniform(0.8, 1.0)), image_size // 2)
+    size = min(round(largest * rng.uniform(0.9, 1.0)), image_size // 2)
     font = _font(font_name, size)
     image = Image.new("RGB", (image_size, image_size), rng.choice(glyphs.BACKGROUNDS))
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
     slack = (image_size - (right - left)) // 2 - 1
-    x = (image_size - (right - left)) // 2 - left + rng.randint(-min(slack, 3), min(slack, 3))
-    y = (image_size - (bottom - top)) // 2 - top + rng.randint(-8, 8)
+    x = (image_size - (right - left)) // 2 - left + rng.randint(-min(slack, 2), min(slack, 2))
+    y = (image_size - (bottom - top)) // 2 - top + rng.randint(-3, 3)
     ImageDraw.Draw(image).text((x, y), text, font=font, fill=rng.choice(INKS))
     return image
 

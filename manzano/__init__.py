@@ -1,0 +1,1 @@
+"""Manzano: one model that reads, draws and edits images."""

@@ -1,0 +1,217 @@
+"""ManzanoPipeline: ask, draw and edit with one folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from torch import Tensor
+
+from manzano.data_mix.images import ImageSource, load_image
+from manzano.data_mix.transforms import pixel_transform, to_image
+from manzano.decoder.dit_air import DiTAir
+from manzano.decoder.flow import resolution_shift
+from manzano.decoder.sampling import sample
+from manzano.decoder.vae import decode, encode, load_vae
+from manzano.model import ManzanoForConditionalGeneration
+from manzano.processing import ManzanoProcessor
+
+PARTS = ("config.json", "model.safetensors", "processor_config.json", "transformer/config.json",
+         "vae/config.json", "scheduler/scheduler_config.json")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingSettings:
+    """How ids are sampled and painted; the defaults suit the demo, the README says more."""
+
+    temperature: float = 1.0
+    """Of the ids; 0 takes the likeliest."""
+    top_k: int | None = None
+    """Sample among this many likeliest ids."""
+    top_p: float | None = None
+    """Sample among the likeliest ids that hold this much probability."""
+    guidance_scale: float = 2.0
+    """How far ids follow the words: 1 is no guidance."""
+    decoder_guidance_scale: float = 1.5
+    """How far the decoder follows the ids: 1 is no guidance."""
+    reference_guidance_scale: float = 1.0
+    """How far an edit keeps to its reference: 1 is no guidance."""
+    num_steps: int = 20
+    """Sampling steps of the decoder."""
+
+
+class ManzanoPipeline:
+    """A Manzano model with its image decoder.
+
+    Args:
+        model: answers, and writes image ids.
+        processor: its processor.
+        transformer: DiT-Air, paints ids.
+        vae: latents to pixels.
+        scheduler: flow-matching schedule of the decoder.
+    """
+
+    def __init__(
+        self,
+        model: ManzanoForConditionalGeneration,
+        processor: ManzanoProcessor,
+        transformer: DiTAir,
+        vae: AutoencoderKL,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+    ):
+        self.model, self.processor = model.eval(), processor
+        self.transformer, self.vae, self.scheduler = transformer.eval(), vae.eval(), scheduler
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu", dtype=None) -> "ManzanoPipeline":
+        """Loads a Manzano folder.
+
+        Raises:
+            FileNotFoundError: if the folder or one of its files is missing, naming it.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder}: give one that `manzano assemble` or the demo made")
+        sharded = (folder / "model.safetensors.index.json").is_file()
+        for part in PARTS:
+            if not (folder / part).is_file() and not (sharded and part == "model.safetensors"):
+                raise FileNotFoundError(f"the Manzano folder {folder} lacks {part}: copy it whole, or assemble it again")
+        kwargs = {} if dtype is None else {"dtype": dtype}
+        return cls(
+            ManzanoForConditionalGeneration.from_pretrained(folder, **kwargs),
+            ManzanoProcessor.from_pretrained(folder),
+            DiTAir.from_pretrained(folder, subfolder="transformer", **kwargs),
+            load_vae(folder / "vae"),
+            FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
+        ).to(device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a Manzano folder: the model at its root, the decoder's parts in sub-folders."""
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        self.transformer.save_pretrained(folder / "transformer")
+        self.vae.save_pretrained(folder / "vae")
+        self.scheduler.save_pretrained(folder / "scheduler")
+
+    def to(self, device: str) -> "ManzanoPipeline":
+        for part in (self.model, self.transformer, self.vae):
+            part.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def ask(self, image: ImageSource | list[ImageSource], question: str, *, max_new_tokens: int = 64) -> str:
+        """Answers a question about a picture, or about several.
+
+        Raises:
+            ValueError: for an empty question, one too long, or a picture that cannot be read.
+        """
+        images = image if isinstance(image, list) else [image]
+        return self.ask_batch([images], [question], max_new_tokens=max_new_tokens)[0]
+
+    def ask_batch(self, images: list[list[ImageSource]], questions: list[str], *, max_new_tokens: int = 64) -> list[str]:
+        """Answers many questions at once, each about its own pictures."""
+        texts = [
+            self.processor.prompt(said(q, "question"), len(own)) for q, own in zip(questions, images, strict=True)
+        ]
+        pictures = [load_image(i) for own in images for i in own]
+        inputs = self.processor(images=pictures, text=texts).to(self.device)
+        return self.processor.decode_text(self.model.generate(**inputs, max_new_tokens=max_new_tokens))
+
+    def draw(self, prompt: str, *, height: int | None = None, width: int | None = None, seed: int | None = None,
+             settings: DrawingSettings | None = None) -> Image.Image:  # fmt: skip
+        """Draws what the prompt says.
+
+        Args:
+            height, width: pixels; by default the size of the vision tokenizer's input.
+            seed: of the ids and of the decoder's noise; None draws anew each time.
+
+        Raises:
+            ValueError: for an empty prompt, one too long, or an impossible size.
+        """
+        return self.draw_batch([prompt], height=height, width=width, seed=seed, settings=settings)[0]
+
+    def edit(self, image: ImageSource, instruction: str, *, seed: int | None = None,
+             settings: DrawingSettings | None = None) -> Image.Image:  # fmt: skip
+        """Changes a picture as the instruction says; the result has the picture's size, to the decoder's multiple.
+
+        Raises:
+            ValueError: for an empty instruction, one too long, or a picture that cannot be read.
+        """
+        return self.edit_batch([image], [instruction], seed=seed, settings=settings)[0]
+
+    def draw_batch(self, prompts: list[str], *, height: int | None = None, width: int | None = None,
+                   seed: int | None = None, settings: DrawingSettings | None = None) -> list[Image.Image]:  # fmt: skip
+        """Draws many prompts at once."""
+        settings, generator = settings or DrawingSettings(), seeded(seed)
+        ids = self.image_ids([], [said(p, "prompt") for p in prompts], settings, generator)
+        side = self.model.vision.config.image_size
+        return self.paint(ids, height or side, width or side, settings=settings, generator=generator)
+
+    def edit_batch(self, images: list[ImageSource], instructions: list[str], *, seed: int | None = None,
+                   settings: DrawingSettings | None = None) -> list[Image.Image]:  # fmt: skip
+        """Edits many pictures at once; each result has the vision tokenizer's size."""
+        settings, generator = settings or DrawingSettings(), seeded(seed)
+        pictures = [load_image(i) for i in images]
+        ids = self.image_ids(pictures, [said(i, "instruction") for i in instructions], settings, generator)
+        side = self.model.vision.config.image_size
+        transform = pixel_transform(side)
+        reference = torch.stack([transform(p) for p in pictures]).to(self.device)
+        return self.paint(ids, side, side, reference=reference, settings=settings, generator=generator)
+
+    def image_ids(
+        self, images: list[Image.Image], prompts: list[str], settings: DrawingSettings, generator: torch.Generator | None
+    ) -> Tensor:
+        """ids (B, N) for prompts, each about one of the images if there are any."""
+        shown = 1 if images else 0
+        guided = [self.processor.prompt(p, shown, draw=True) for p in prompts]
+        free = [self.processor.prompt("", shown, draw=True)] * len(prompts)
+        # Tokenized together, so that both halves are padded to one length.
+        inputs = self.processor(images=images * 2 or None, text=guided + free).to(self.device)
+        half = len(prompts)
+        pixels = inputs["pixel_values"][:half] if images else None
+        return self.model.generate(
+            inputs["input_ids"][:half], pixels, inputs["attention_mask"][:half], generation_mode="image",
+            unconditional_ids=inputs["input_ids"][half:], unconditional_mask=inputs["attention_mask"][half:],
+            guidance_scale=settings.guidance_scale, temperature=settings.temperature,
+            top_k=settings.top_k, top_p=settings.top_p, generator=generator,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def paint(self, ids: Tensor, height: int, width: int, *, settings: DrawingSettings,
+              reference: Tensor | None = None, generator: torch.Generator | None = None) -> list[Image.Image]:  # fmt: skip
+        """ids (B, N) -> pictures of height x width pixels; reference (B, 3, H, W) in [-1, 1] for edits."""
+        factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        step = factor * self.transformer.patch_size
+        if min(height, width) < step or height % step or width % step:
+            raise ValueError(f"height and width must be multiples of {step} pixels for this decoder, got {height} and {width}")
+        self.scheduler.set_shift(resolution_shift(height, width))
+        latents = sample(
+            self.transformer, self.scheduler, self.model.vision.embed_ids(ids),
+            height=height // factor, width=width // factor, condition_grid=self.model.vision.grid,
+            reference_latents=None if reference is None else encode(self.vae, reference),
+            guidance_scale=settings.decoder_guidance_scale,
+            reference_guidance_scale=settings.reference_guidance_scale,
+            num_steps=settings.num_steps, generator=generator,
+        )  # fmt: skip
+        return [to_image(pixels) for pixels in decode(self.vae, latents)]
+
+
+def said(words: str, what: str) -> str:
+    """The words, stripped.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    if not words.strip():
+        raise ValueError(f"the {what} is empty: say what you want")
+    return words.strip()
+
+
+def seeded(seed: int | None) -> torch.Generator | None:
+    """A generator of that seed; None for None."""
+    return None if seed is None else torch.Generator().manual_seed(seed)

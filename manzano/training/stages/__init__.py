@@ -1,0 +1,12 @@
+"""The five stages. Each module has a `Config` (what its YAML says) and a `Stage` (what the loop trains)."""
+
+import importlib
+
+STAGES = ("vision", "vae", "tokenizer", "llm", "decoder")
+"""In the order in which a model is made from nothing."""
+
+
+def load_stage(name: str) -> tuple[type, type]:
+    """The configuration class and the stage class of a stage; imports only that stage."""
+    module = importlib.import_module(f"manzano.training.stages.{name}")
+    return module.Config, module.Stage

@@ -1,0 +1,147 @@
+"""Stage `decoder`: DiT-Air learns to paint what ids say (Manzano, Sec. 4.2.3).
+
+The ids come from the target picture itself, through the frozen tokenizer: no language model takes part. Where
+the target edits another picture, that picture's latents are given too. Resolutions are configurations of this
+stage; each starts from the one before.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.utils import save_image
+
+from manzano.data_mix.encoders import PictureBatch, PictureEncoder
+from manzano.decoder.conditioning import corrupt_ids, keep_mask
+from manzano.decoder.dit_air import DIT_AIR, DiTAir
+from manzano.decoder.flow import flow_matching_loss, resolution_shift
+from manzano.decoder.sampling import sample
+from manzano.decoder.vae import decode, encode, load_vae
+from manzano.tokenizer.hybrid import HybridTokenizer
+from manzano.training.config import TrainConfig
+from manzano.training.stages.data import DataConfig, open_loader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """Training of the image decoder."""
+
+    data: DataConfig
+    tokenizer: str
+    """Export folder of the tokenizer stage."""
+    vae: str
+    """Folder of an AutoencoderKL (diffusers), pretrained or exported by the vae stage."""
+    start: str = ""
+    """Export folder of a decoder to go on from, e.g. at the next lower resolution; then model is taken from it."""
+    model: dict = field(default_factory=lambda: {"preset": "L"})
+    """Arguments of DiTAir, or {preset: S | B | L | XL | XXL} with others on top."""
+    image_size: int = 256
+    """Pixels, side of the square that is painted."""
+    drop_condition: float = 0.1
+    """Share of samples trained without ids, for classifier-free guidance."""
+    drop_reference: float = 0.1
+    """Share of edits trained without the reference, for guidance on it."""
+    corrupt: float = 0.05
+    """Share of ids moved by one FSQ step, since the language model's ids will not be perfect."""
+    num_steps: int = 25
+    """Sampling steps of previews, and the default of the exported decoder."""
+    guidance_scale: float = 2.0
+    """Guidance of previews."""
+
+
+def build_decoder(settings: dict, *, in_channels: int, condition_width: int) -> DiTAir:
+    """A DiTAir from its arguments or a preset.
+
+    Raises:
+        ValueError: for an unknown preset or argument.
+    """
+    settings = dict(settings)
+    preset = settings.pop("preset", None)
+    if preset is not None and preset not in DIT_AIR:
+        raise ValueError(f"model.preset is {preset!r}; the presets are {', '.join(DIT_AIR)}")
+    base = dict(DIT_AIR[preset]) if preset else {}
+    try:
+        return DiTAir(**{**base, **settings}, in_channels=in_channels, condition_width=condition_width)
+    except TypeError as error:
+        raise ValueError(f"model does not fit DiTAir: {error}") from error
+
+
+class Stage:
+    """Trains a DiTAir and exports it for diffusers."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.tokenizer = HybridTokenizer.load(config.tokenizer).eval().requires_grad_(False)
+        self.vae = load_vae(config.vae)
+        if config.start:
+            self.model = DiTAir.from_pretrained(config.start)
+        else:
+            self.model = build_decoder(
+                config.model, in_channels=self.vae.config["latent_channels"],
+                condition_width=self.tokenizer.config.discrete_width,
+            )  # fmt: skip
+        self.shift = resolution_shift(config.image_size, config.image_size)
+
+    def batches(self, *, rank: int, world_size: int):
+        return self._loader(self.config.loop.seed, rank, world_size)
+
+    def _loader(self, seed: int, rank: int = 0, world_size: int = 1):
+        encoder = PictureEncoder(self.config.image_size)
+        return open_loader(self.config.data, encoder, seed=seed, rank=rank, world_size=world_size)
+
+    def targets(self, batch: PictureBatch) -> dict[str, int]:
+        return {"samples": len(batch.pixels)}
+
+    def _condition(self, pixels: Tensor, corrupt: float) -> Tensor:
+        """(B, 3, H, W) -> the frozen discrete adapter's embeddings of its ids (B, N, D)."""
+        side = self.tokenizer.config.image_size
+        if pixels.shape[-1] != side:
+            pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True)
+        ids = self.tokenizer.discrete(pixels)
+        return self.tokenizer.embed_ids(corrupt_ids(ids, self.tokenizer.config.levels, corrupt))
+
+    def loss(self, batch: PictureBatch, totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        device, count = batch.pixels.device, len(batch.pixels)
+        self._place(device)
+        with torch.no_grad():
+            condition = self._condition(batch.pixels, self.config.corrupt)
+            latents = encode(self.vae, batch.pixels)
+            reference = encode(self.vae, batch.reference) if batch.has_reference.any() else None
+        kept = keep_mask(count, self.config.drop_reference).to(device)
+        losses = flow_matching_loss(
+            self.model, latents, condition, condition_grid=self.tokenizer.grid,
+            reference_latents=reference,
+            reference_mask=None if reference is None else batch.has_reference & kept,
+            condition_mask=keep_mask(count, self.config.drop_condition).to(device),
+            shift=self.shift,
+        )  # fmt: skip
+        loss = losses.sum() / totals["samples"]
+        return loss, {"flow": loss.detach()}
+
+    def _place(self, device: torch.device) -> None:
+        for part in (self.tokenizer, self.vae):
+            if next(part.parameters()).device != device:
+                part.to(device)
+
+    @torch.no_grad()
+    def preview(self, directory: Path, step: int) -> None:
+        """Pictures above what the decoder paints from their true ids."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        batch = next(iter(self._loader(self.config.loop.seed + 1))).to(self.model.device)
+        pixels, has = batch.pixels[:16], batch.has_reference[:16]
+        generator = torch.Generator(self.model.device).manual_seed(0)
+        side = self.config.image_size // (2 ** (len(self.vae.config["block_out_channels"]) - 1))
+        painted = sample(
+            self.model, FlowMatchEulerDiscreteScheduler(shift=self.shift), self._condition(pixels, 0.0),
+            height=side, width=side, condition_grid=self.tokenizer.grid,
+            guidance_scale=self.config.guidance_scale, num_steps=self.config.num_steps, generator=generator,
+        )  # fmt: skip
+        rows = torch.cat([pixels, decode(self.vae, painted)])
+        directory.mkdir(parents=True, exist_ok=True)
+        save_image(rows * 0.5 + 0.5, directory / f"painted-{step:06d}.png", nrow=len(has))
+
+    def export(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)

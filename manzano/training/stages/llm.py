@@ -1,0 +1,159 @@
+"""Stage `llm`: the unified language model learns text, understanding, drawing and editing (Manzano, Sec. 3.3).
+
+Pre-training, continued pre-training and fine-tuning are configurations of this one stage. ViT and discrete
+adapter are frozen, which fixes the image vocabulary; language model and continuous adapter are trained.
+"""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipImageProcessor
+
+from manzano.configuration import ManzanoConfig
+from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
+from manzano.data_mix.schema import read_samples
+from manzano.llm.backbone import language_config, load_pretrained
+from manzano.llm.loss import count_targets
+from manzano.llm.vocabulary import joint_vocabulary
+from manzano.model import ManzanoForConditionalGeneration
+from manzano.processing import ManzanoProcessor
+from manzano.tokenizer.hybrid import HybridTokenizer, freeze_for_llm, resize_continuous
+from manzano.training.config import TrainConfig
+from manzano.training.stages.data import DataConfig, open_loader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """Training of the unified language model."""
+
+    data: DataConfig
+    start: str = ""
+    """Manzano folder to go on from (continued pre-training, fine-tuning); then text_tokenizer, tokenizer and llm
+    are taken from it."""
+    text_tokenizer: str = ""
+    """Name or folder of the text tokenizer."""
+    tokenizer: str = ""
+    """Export folder of the tokenizer stage."""
+    llm: dict = field(default_factory=dict)
+    """The language model: model_type and its settings (transformers), or {pretrained: NAME}."""
+    row_length: int = 4096
+    """Tokens in a packed row, and the longest prompt the model is meant for."""
+    max_questions: int = 4
+    """Questions drawn of a sample that asks more about its picture."""
+    drop_prompt: float = 0.1
+    """Share of prompts left out, for classifier-free guidance."""
+    image_weight: float = 0.5
+    """Weight of the loss on image ids against 1 for text."""
+    preview_source: str = ""
+    """Folder of a source whose test questions are answered in previews; "" for none."""
+
+    def __post_init__(self):
+        if not self.start and not (self.text_tokenizer and self.tokenizer and self.llm):
+            raise ValueError("give start (a Manzano folder), or text_tokenizer, tokenizer and llm.")
+        if self.start and (self.text_tokenizer or self.tokenizer or self.llm):
+            raise ValueError(
+                "start brings its own text tokenizer, vision tokenizer and language model: remove "
+                "text_tokenizer, tokenizer and llm, or remove start."
+            )
+
+
+def assemble(
+    vision: HybridTokenizer, text: PreTrainedTokenizerBase, llm: dict, image_weight: float = 0.5
+) -> ManzanoForConditionalGeneration:
+    """A new Manzano: this vision tokenizer, a language model from its settings or pretrained, a joint vocabulary.
+    """
+    vocabulary = joint_vocabulary(text, vision.config.codebook_size)
+    pretrained = load_pretrained(llm, vocabulary.size)
+    text_config = pretrained.config if pretrained is not None else language_config(llm)
+    resize_continuous(vision, text_config.hidden_size)
+    config = ManzanoConfig(
+        vision_config=vision.config.to_dict(), text_config=text_config,
+        vocabulary=vocabulary.to_dict(), image_weight=image_weight,
+    )  # fmt: skip
+    model = ManzanoForConditionalGeneration(config)
+    model.vision.load_state_dict(vision.state_dict())
+    if pretrained is not None:
+        model.language_model.load_state_dict(pretrained.state_dict())
+    return model
+
+
+def make_processor(
+    vision: HybridTokenizer, text: PreTrainedTokenizerBase, max_length: int
+) -> ManzanoProcessor:
+    """The processor that goes with a vision tokenizer and a text tokenizer."""
+    side = vision.config.image_size
+    pictures = SiglipImageProcessor(
+        size={"height": side, "width": side}, resample=Image.Resampling.BICUBIC,
+        image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True,
+    )  # fmt: skip
+    return ManzanoProcessor(
+        pictures, text, num_image_tokens=vision.num_tokens, max_length=max_length
+    )
+
+
+class Stage:
+    """Trains a ManzanoForConditionalGeneration and exports it with its processor."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        if config.start:
+            self.model = ManzanoForConditionalGeneration.from_pretrained(config.start)
+            self.processor = ManzanoProcessor.from_pretrained(config.start)
+        else:
+            text = AutoTokenizer.from_pretrained(config.text_tokenizer)
+            vision = HybridTokenizer.load(config.tokenizer)
+            self.model = assemble(vision, text, config.llm, config.image_weight)
+            self.processor = make_processor(self.model.vision, text, config.row_length)
+        self.model._no_split_modules = list(self.model.language_model._no_split_modules or [])
+        freeze_for_llm(self.model.vision)
+
+    def batches(self, *, rank: int, world_size: int):
+        vision = self.model.vision
+        encoder = SequenceEncoder(
+            self.processor.tokenizer, image_size=vision.config.image_size, num_tokens=vision.num_tokens,
+            row_length=self.config.row_length, max_questions=self.config.max_questions,
+            drop_prompt=self.config.drop_prompt,
+        )  # fmt: skip
+        return open_loader(
+            self.config.data, encoder, seed=self.config.loop.seed, rank=rank, world_size=world_size, packed=True
+        )
+
+    def targets(self, batch: SequenceBatch) -> dict[str, int]:
+        count = count_targets(batch.labels, self.model.vocabulary)
+        return count | {"tokens": batch.input_ids.numel()}
+
+    def loss(self, batch: SequenceBatch, totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        out = self.model(
+            input_ids=batch.input_ids, labels=batch.labels, position_ids=batch.position_ids,
+            pixel_values=batch.pixel_values, image_index=batch.image_index,
+            target_pixel_values=batch.target_pixel_values, totals=totals, use_cache=False,
+        )  # fmt: skip
+        return out.loss, {f"{name}": term.detach() for name, term in out.terms.items()}
+
+    @torch.no_grad()
+    def preview(self, directory: Path, step: int) -> None:
+        """Answers to a few test questions."""
+        if not self.config.preview_source:
+            return
+        lines = []
+        for sample, _ in zip(read_samples(self.config.preview_source, "test"), range(16), strict=False):
+            question, answer = sample.pairs()[0]
+            inputs = self.processor(
+                images=list(sample.images), text=self.processor.prompt(question, len(sample.images))
+            ).to(self.model.device)
+            said = self.processor.decode_text(self.model.generate(**inputs, max_new_tokens=16))[0]
+            lines.append({"key": sample.key, "question": question, "answer": answer, "said": said})
+        directory.mkdir(parents=True, exist_ok=True)
+        text = "\n".join(json.dumps(line) for line in lines)
+        (directory / f"answers-{step:06d}.jsonl").write_text(text + "\n")
+
+    def export(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
