@@ -54,6 +54,8 @@ def test_two_ranks_equal_one_process_and_checkpoints_move_between_them(tmp_path,
     assert float((one / preview).read_text()) == pytest.approx(
         float((two / preview).read_text()), rel=1e-5
     )
+    for folder in (preview.parent, Path("export")):
+        assert (two / folder / "kind.txt").read_text() == "Model False"
 
     moving = ["--dropout=0", "--batch_size=2", f"--loop.output={two}"]
     (refused,), errors = spawn([*COMMON, *moving, "--loop.max_steps=14"])

@@ -129,9 +129,16 @@ class Stage:
         value = float(self.model(torch.ones(WIDTH, device=self.model.head.weight.device)))
         torch.rand(7)
         (directory / "value.txt").write_text(str(value))
+        self.write_kind(directory)
 
     def export(self, directory: Path) -> None:
         save_model(self.model, str(directory / "model.safetensors"))
+        self.write_kind(directory)
+
+    def write_kind(self, directory: Path) -> None:
+        """What transformers looks at in `save_pretrained` and `generate` to see a sharded model."""
+        sharded = getattr(self.model, "_is_fsdp_managed_module", False)
+        (directory / "kind.txt").write_text(f"{type(self.model).__name__} {sharded}")
 
 
 def train_toy(arguments: list[str]) -> None:
