@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code. What a user can mend ends in one sentence and code 2."""
+    """Runs a command, returns its exit code; what a user can mend ends in a sentence and code 2."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -32,7 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     ask = commands.add_parser("ask", help="answer a question about an image")
     ask.add_argument("question")
-    ask.add_argument("--image", action="append", required=True, help="image file; may be given several times")
+    ask.add_argument(
+        "--image", action="append", required=True, help="image file; may be given several times"
+    )
     ask.set_defaults(run=run_ask)
 
     draw = commands.add_parser("draw", help="draw what a prompt says")
@@ -50,15 +52,33 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--model", required=True, metavar="DIR", help="Manzano folder")
         command.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
     for command in (draw, edit):
-        command.add_argument("-o", "--output", required=True, metavar="FILE", help="where the image goes, e.g. out.png")
-        command.add_argument("--seed", type=int, default=0, help="another seed draws another image (default 0)")
-        command.add_argument("--guidance", type=float, default=2.0, help="how far ids follow the words (default 2)")
-        command.add_argument("--steps", type=int, default=20, help="steps of the decoder (default 20)")
+        command.add_argument(
+            "-o",
+            "--output",
+            required=True,
+            metavar="FILE",
+            help="where the image goes, e.g. out.png",
+        )
+        command.add_argument(
+            "--seed", type=int, default=0, help="another seed draws another image (default 0)"
+        )
+        command.add_argument(
+            "--guidance", type=float, default=2.0, help="how far ids follow the words (default 2)"
+        )
+        command.add_argument(
+            "--steps", type=int, default=20, help="steps of the decoder (default 20)"
+        )
 
-    assemble = commands.add_parser("assemble", help="make a Manzano folder from the exports of the stages")
+    assemble = commands.add_parser(
+        "assemble", help="make a Manzano folder from the exports of the stages"
+    )
     assemble.add_argument("--llm", required=True, metavar="DIR", help="export of the llm stage")
-    assemble.add_argument("--decoder", required=True, metavar="DIR", help="export of the decoder stage")
-    assemble.add_argument("--vae", required=True, metavar="DIR", help="the VAE that the decoder was trained with")
+    assemble.add_argument(
+        "--decoder", required=True, metavar="DIR", help="export of the decoder stage"
+    )
+    assemble.add_argument(
+        "--vae", required=True, metavar="DIR", help="the VAE that the decoder was trained with"
+    )
     assemble.add_argument("-o", "--output", required=True, metavar="DIR")
     assemble.set_defaults(run=run_assemble)
 
@@ -67,14 +87,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     build = data.add_parser("build", help="build a corpus")
     build.add_argument("corpus", choices=["demo"])
-    build.add_argument("--output", default="runs/demo/data", metavar="DIR", help="default: %(default)s")
+    build.add_argument(
+        "--output", default="runs/demo/data", metavar="DIR", help="default: %(default)s"
+    )
     build.set_defaults(run=run_data_build)
     check = data.add_parser("check", help="name every sample that is not as it must be")
     check.add_argument("directory", metavar="DIR", help="a source's folder, or a folder of sources")
     check.set_defaults(run=run_data_check)
 
-    demo = commands.add_parser("demo", help="train a small Manzano on this machine, from data to report")
-    demo.add_argument("--config", default="configs/demo", metavar="DIR", help="folder of the stages' configurations (default: %(default)s)")
+    demo = commands.add_parser(
+        "demo", help="train a small Manzano on this machine, from data to report"
+    )
+    demo.add_argument(
+        "--config",
+        default="configs/demo",
+        metavar="DIR",
+        help="folder of the stages' configurations (default: %(default)s)",
+    )
     demo.set_defaults(run=run_demo)
     return parser
 
@@ -117,7 +146,9 @@ def save_image(image, output: Path) -> None:
 def run_ask(arguments: argparse.Namespace) -> int:
     from manzano.data_mix.images import load_image
 
-    images = [load_image(path) for path in arguments.image]  # before the model: a bad file fails at once
+    images = [
+        load_image(path) for path in arguments.image
+    ]  # before the model: a bad file fails at once
     print(open_pipeline(arguments).ask(images, arguments.question))
     return 0
 
@@ -125,7 +156,11 @@ def run_ask(arguments: argparse.Namespace) -> int:
 def run_draw(arguments: argparse.Namespace) -> int:
     output, settings = check_output(arguments.output), drawing_settings(arguments)
     image = open_pipeline(arguments).draw(
-        arguments.prompt, height=arguments.height, width=arguments.width, seed=arguments.seed, settings=settings
+        arguments.prompt,
+        height=arguments.height,
+        width=arguments.width,
+        seed=arguments.seed,
+        settings=settings,
     )
     save_image(image, output)
     return 0
@@ -134,8 +169,14 @@ def run_draw(arguments: argparse.Namespace) -> int:
 def run_edit(arguments: argparse.Namespace) -> int:
     from manzano.data_mix.images import load_image
 
-    output, settings, source = check_output(arguments.output), drawing_settings(arguments), load_image(arguments.image)
-    image = open_pipeline(arguments).edit(source, arguments.instruction, seed=arguments.seed, settings=settings)
+    output, settings, source = (
+        check_output(arguments.output),
+        drawing_settings(arguments),
+        load_image(arguments.image),
+    )
+    image = open_pipeline(arguments).edit(
+        source, arguments.instruction, seed=arguments.seed, settings=settings
+    )
     save_image(image, output)
     return 0
 
@@ -143,7 +184,11 @@ def run_edit(arguments: argparse.Namespace) -> int:
 def run_assemble(arguments: argparse.Namespace) -> int:
     from manzano.assemble import assemble_folder
 
-    print(assemble_folder(arguments.output, llm=arguments.llm, decoder=arguments.decoder, vae=arguments.vae))
+    print(
+        assemble_folder(
+            arguments.output, llm=arguments.llm, decoder=arguments.decoder, vae=arguments.vae
+        )
+    )
     return 0
 
 
@@ -162,16 +207,34 @@ def run_data_check(arguments: argparse.Namespace) -> int:
 
     with Progress(transient=True) as progress:
         task = progress.add_task("checking", total=None)
-        faults = check(arguments.directory, on_shard=lambda done, total: progress.update(task, completed=done, total=total))
+        faults = check(
+            arguments.directory,
+            on_shard=lambda done, total: progress.update(task, completed=done, total=total),
+        )
     for fault in faults:
         print(fault)
     print(f"{len(faults)} fault(s)" if faults else "no faults")
     return 1 if faults else 0
 
 
+def show_log() -> None:
+    """Lets the package say what it does: above a terminal's progress bar, else in plain lines."""
+    from rich.logging import RichHandler
+
+    plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    handler: logging.Handler = logging.StreamHandler()
+    if sys.stderr.isatty():
+        handler = RichHandler(show_level=False, show_path=False, log_time_format="%X")
+        plain = logging.Formatter("%(message)s")
+    handler.setFormatter(plain)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("manzano").setLevel(logging.INFO)
+
+
 def run_demo(arguments: argparse.Namespace) -> int:
     from manzano.eval.demo import run_demo
 
+    show_log()
     print(run_demo(Path(arguments.config)))
     return 0
 

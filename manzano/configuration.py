@@ -45,5 +45,8 @@ class ManzanoConfig(PreTrainedConfig):
     @property
     def joint_vocabulary(self) -> JointVocabulary:
         if self.vocabulary is None:
-            raise ValueError("this ManzanoConfig has no `vocabulary`: give joint_vocabulary(tokenizer, n).to_dict()")
+            raise ValueError(
+                "this ManzanoConfig has no `vocabulary`: give "
+                "joint_vocabulary(tokenizer, codebook_size).to_dict()"
+            )
         return JointVocabulary(**self.vocabulary)

@@ -1,12 +1,13 @@
 """Manzano: one model that reads images, and writes text and image ids (arXiv 2509.16197).
 
-    image -- ViT --+-- continuous adapter --> embeddings in place of <image>  --+
-                   |                                                           v
-                   +-- discrete adapter --> ids in place of <target> -->  language model --> text ids
-                                                                                        --> image ids
+    image -- ViT --+-- continuous adapter --> embeddings in place of <image> --+
+                   |                                                          v
+                   +-- discrete adapter --> ids in place of <target> --> language model --> text ids
+                                                                                      --> image ids
 
-Understanding reads continuous embeddings, generation writes discrete ids; both come from the same ViT,
-so the language model meets one kind of picture. The image decoder (manzano/decoder) turns ids into pixels.
+Understanding reads continuous embeddings, generation writes discrete ids; both come from the same
+ViT, so the language model meets one kind of picture. The image decoder (manzano/decoder) turns ids
+into pixels.
 
 Letters: B batch, T tokens, D width, N tokens an image, P pictures, M <image> blocks in the batch.
 """
@@ -30,7 +31,7 @@ from manzano.tokenizer.hybrid import HybridTokenizer
 
 @dataclass
 class ManzanoOutput(ModelOutput):
-    """`loss` and its unweighted `terms` where labels were given; `logits` (B, T, joint vocabulary)."""
+    """`loss` and its unweighted `terms` where labels were given; `logits` (B, T, joint size)."""
 
     loss: Tensor | None = None
     terms: dict[str, Tensor] | None = None
@@ -39,7 +40,7 @@ class ManzanoOutput(ModelOutput):
 
 
 def splice(embeds: Tensor, where: Tensor, blocks: Tensor) -> Tensor:
-    """Puts blocks (M, N, D), in row-major order, at the True positions of `where` (B, T) in embeds (B, T, D).
+    """embeds (B, T, D) with blocks (M, N, D), in row-major order, where `where` (B, T) is True.
 
     Raises:
         ValueError: if there are not M * N such positions.
@@ -73,7 +74,7 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module):
-        """The parts initialise themselves; only tables that checkpoints lack are made anew after loading."""
+        """The parts initialise themselves; tables that checkpoints lack are made after loading."""
         if isinstance(module, FSQ):
             restore_tables(module, self.config.vision.levels)
 
@@ -86,8 +87,10 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self):
         return self.language_model.get_output_embeddings()
 
-    def embed(self, input_ids: Tensor, pixel_values: Tensor | None, image_index: Tensor | None) -> Tensor:
-        """input_ids (B, T) -> (B, T, D), with pictures' continuous embeddings in place of `<image>`.
+    def embed(
+        self, input_ids: Tensor, pixel_values: Tensor | None, image_index: Tensor | None
+    ) -> Tensor:
+        """input_ids (B, T) -> (B, T, D), continuous embeddings of pictures in place of `<image>`.
 
         Args:
             pixel_values: (P, 3, H, W) distinct pictures, each encoded once.
@@ -103,14 +106,15 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def fill_targets(self, tokens: Tensor, target_pixel_values: Tensor | None) -> Tensor:
-        """Replaces `<target>` in tokens (B, T) by the joint ids of the pictures to draw, in order."""
+        """tokens (B, T), `<target>` replaced by the joint ids of the pictures to draw, in order."""
         if target_pixel_values is None:
             return tokens
         ids = self.vision.discrete(target_pixel_values)  # (P, N)
         where = tokens == self.vocabulary.target
         if int(where.sum()) != ids.numel():
             raise ValueError(
-                f"{int(where.sum())} <target> tokens for {len(ids)} target pictures of {ids.shape[1]} ids"
+                f"{int(where.sum())} <target> tokens for {len(ids)} target pictures of "
+                f"{ids.shape[1]} ids"
             )
         return tokens.masked_scatter(where, ids.flatten() + self.vocabulary.image_offset)
 
@@ -135,9 +139,10 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values, image_index: see `embed`.
             target_pixel_values: (Q, 3, H, W) pictures whose ids take the place of `<target>`.
             labels: (B, T) joint ids or `<target>`, -100 where nothing is predicted; not shifted.
-            totals: targets per modality in the global batch (see `unified_loss`); by default this batch's.
-            position_ids: (B, T); where several sequences are packed in a row without attention_mask,
-                each restarts at 0 and there is no attention across them.
+            totals: targets per modality in the global batch (see `unified_loss`); by default those
+                of this batch.
+            position_ids: (B, T); where several sequences are packed in a row without
+                attention_mask, each restarts at 0 and there is no attention across them.
         """
         if inputs_embeds is None:
             input_ids = self.fill_targets(input_ids, target_pixel_values)
@@ -152,7 +157,9 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if totals is None:
                 counts = count_targets(labels, self.vocabulary)
                 totals = {k: torch.tensor(n, device=labels.device) for k, n in counts.items()}
-            loss, terms = unified_loss(out.logits, labels, self.vocabulary, totals, self.config.image_weight)
+            loss, terms = unified_loss(
+                out.logits, labels, self.vocabulary, totals, self.config.image_weight
+            )
         return ManzanoOutput(
             loss=loss, terms=terms, logits=out.logits, past_key_values=out.past_key_values
         )
@@ -171,9 +178,9 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Continues left-padded prompts (B, T) by text or by one picture each.
 
         Args:
-            generation_mode: "text" returns joint ids (B, new) by transformers' `generate`, which takes the
-                further keyword arguments; "image" returns image ids (B, N) (`sample_image_ids` takes
-                them) for prompts that end in `<img_start>`.
+            generation_mode: "text" returns joint ids (B, new) by transformers' `generate`, which
+                takes the further keyword arguments; "image" returns image ids (B, N)
+                (`sample_image_ids` takes them) for prompts that end in `<img_start>`.
             unconditional_ids, unconditional_mask: (B, T) the prompts without their condition, for
                 classifier-free guidance in image mode (`guidance_scale`).
         """
@@ -181,7 +188,12 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds = self.embed(input_ids, pixel_values, None)
         v = self.vocabulary
         if generation_mode == "text":
-            defaults = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": v.end, "pad_token_id": v.pad}
+            defaults = {
+                "max_new_tokens": 64,
+                "do_sample": False,
+                "eos_token_id": v.end,
+                "pad_token_id": v.pad,
+            }
             return self.language_model.generate(
                 inputs_embeds=embeds, attention_mask=attention_mask,
                 logits_processor=[RestrictToRange(0, v.text_size)], **(defaults | kwargs),
@@ -190,7 +202,9 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError(f"generation_mode is 'text' or 'image', got {generation_mode!r}")
         if kwargs.get("guidance_scale", 1.0) != 1.0:
             if unconditional_ids is None:
-                raise ValueError("guidance_scale other than 1 needs unconditional_ids (processor.unconditional)")
+                raise ValueError(
+                    "guidance_scale other than 1 needs unconditional_ids (processor.unconditional)"
+                )
             free = self.embed(unconditional_ids, pixel_values, None)
             embeds = torch.cat([embeds, free])
             attention_mask = torch.cat([attention_mask, unconditional_mask])

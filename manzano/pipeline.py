@@ -64,7 +64,9 @@ class ManzanoPipeline:
         self.transformer, self.vae, self.scheduler = transformer.eval(), vae.eval(), scheduler
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu", dtype=None) -> "ManzanoPipeline":
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str = "cpu", dtype=None
+    ) -> "ManzanoPipeline":
         """Loads a Manzano folder.
 
         Raises:
@@ -72,11 +74,15 @@ class ManzanoPipeline:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}: give one that `manzano assemble` or the demo made")
+            raise FileNotFoundError(
+                f"there is no folder {folder}: give one that `manzano assemble` or the demo made"
+            )
         sharded = (folder / "model.safetensors.index.json").is_file()
         for part in PARTS:
             if not (folder / part).is_file() and not (sharded and part == "model.safetensors"):
-                raise FileNotFoundError(f"the Manzano folder {folder} lacks {part}: copy it whole, or assemble it again")
+                raise FileNotFoundError(
+                    f"the Manzano folder {folder} lacks {part}: copy it whole, or assemble it again"
+                )
         kwargs = {} if dtype is None else {"dtype": dtype}
         return cls(
             ManzanoForConditionalGeneration.from_pretrained(folder, **kwargs),
@@ -104,7 +110,9 @@ class ManzanoPipeline:
     def device(self) -> torch.device:
         return self.model.device
 
-    def ask(self, image: ImageSource | list[ImageSource], question: str, *, max_new_tokens: int = 64) -> str:
+    def ask(
+        self, image: ImageSource | list[ImageSource], question: str, *, max_new_tokens: int = 64
+    ) -> str:
         """Answers a question about a picture, or about several.
 
         Raises:
@@ -113,17 +121,29 @@ class ManzanoPipeline:
         images = image if isinstance(image, list) else [image]
         return self.ask_batch([images], [question], max_new_tokens=max_new_tokens)[0]
 
-    def ask_batch(self, images: list[list[ImageSource]], questions: list[str], *, max_new_tokens: int = 64) -> list[str]:
+    def ask_batch(
+        self, images: list[list[ImageSource]], questions: list[str], *, max_new_tokens: int = 64
+    ) -> list[str]:
         """Answers many questions at once, each about its own pictures."""
         texts = [
-            self.processor.prompt(said(q, "question"), len(own)) for q, own in zip(questions, images, strict=True)
+            self.processor.prompt(said(q, "question"), len(own))
+            for q, own in zip(questions, images, strict=True)
         ]
         pictures = [load_image(i) for own in images for i in own]
         inputs = self.processor(images=pictures, text=texts).to(self.device)
-        return self.processor.decode_text(self.model.generate(**inputs, max_new_tokens=max_new_tokens))
+        return self.processor.decode_text(
+            self.model.generate(**inputs, max_new_tokens=max_new_tokens)
+        )
 
-    def draw(self, prompt: str, *, height: int | None = None, width: int | None = None, seed: int | None = None,
-             settings: DrawingSettings | None = None) -> Image.Image:  # fmt: skip
+    def draw(
+        self,
+        prompt: str,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | None = None,
+        settings: DrawingSettings | None = None,
+    ) -> Image.Image:
         """Draws what the prompt says.
 
         Args:
@@ -133,38 +153,68 @@ class ManzanoPipeline:
         Raises:
             ValueError: for an empty prompt, one too long, or an impossible size.
         """
-        return self.draw_batch([prompt], height=height, width=width, seed=seed, settings=settings)[0]
+        size = {"height": height, "width": width}
+        return self.draw_batch([prompt], **size, seed=seed, settings=settings)[0]
 
-    def edit(self, image: ImageSource, instruction: str, *, seed: int | None = None,
-             settings: DrawingSettings | None = None) -> Image.Image:  # fmt: skip
-        """Changes a picture as the instruction says; the result has the picture's size, to the decoder's multiple.
+    def edit(
+        self,
+        image: ImageSource,
+        instruction: str,
+        *,
+        seed: int | None = None,
+        settings: DrawingSettings | None = None,
+    ) -> Image.Image:
+        """Changes a picture as the instruction says; the result has the vision tokenizer's size.
 
         Raises:
             ValueError: for an empty instruction, one too long, or a picture that cannot be read.
         """
         return self.edit_batch([image], [instruction], seed=seed, settings=settings)[0]
 
-    def draw_batch(self, prompts: list[str], *, height: int | None = None, width: int | None = None,
-                   seed: int | None = None, settings: DrawingSettings | None = None) -> list[Image.Image]:  # fmt: skip
+    def draw_batch(
+        self,
+        prompts: list[str],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | None = None,
+        settings: DrawingSettings | None = None,
+    ) -> list[Image.Image]:
         """Draws many prompts at once."""
         settings, generator = settings or DrawingSettings(), seeded(seed)
         ids = self.image_ids([], [said(p, "prompt") for p in prompts], settings, generator)
         side = self.model.vision.config.image_size
-        return self.paint(ids, height or side, width or side, settings=settings, generator=generator)
+        return self.paint(
+            ids, height or side, width or side, settings=settings, generator=generator
+        )
 
-    def edit_batch(self, images: list[ImageSource], instructions: list[str], *, seed: int | None = None,
-                   settings: DrawingSettings | None = None) -> list[Image.Image]:  # fmt: skip
+    def edit_batch(
+        self,
+        images: list[ImageSource],
+        instructions: list[str],
+        *,
+        seed: int | None = None,
+        settings: DrawingSettings | None = None,
+    ) -> list[Image.Image]:
         """Edits many pictures at once; each result has the vision tokenizer's size."""
         settings, generator = settings or DrawingSettings(), seeded(seed)
         pictures = [load_image(i) for i in images]
-        ids = self.image_ids(pictures, [said(i, "instruction") for i in instructions], settings, generator)
+        ids = self.image_ids(
+            pictures, [said(i, "instruction") for i in instructions], settings, generator
+        )
         side = self.model.vision.config.image_size
         transform = pixel_transform(side)
         reference = torch.stack([transform(p) for p in pictures]).to(self.device)
-        return self.paint(ids, side, side, reference=reference, settings=settings, generator=generator)
+        return self.paint(
+            ids, side, side, reference=reference, settings=settings, generator=generator
+        )
 
     def image_ids(
-        self, images: list[Image.Image], prompts: list[str], settings: DrawingSettings, generator: torch.Generator | None
+        self,
+        images: list[Image.Image],
+        prompts: list[str],
+        settings: DrawingSettings,
+        generator: torch.Generator | None,
     ) -> Tensor:
         """ids (B, N) for prompts, each about one of the images if there are any."""
         shown = 1 if images else 0
@@ -175,20 +225,39 @@ class ManzanoPipeline:
         half = len(prompts)
         pixels = inputs["pixel_values"][:half] if images else None
         return self.model.generate(
-            inputs["input_ids"][:half], pixels, inputs["attention_mask"][:half], generation_mode="image",
-            unconditional_ids=inputs["input_ids"][half:], unconditional_mask=inputs["attention_mask"][half:],
+            inputs["input_ids"][:half], pixels, inputs["attention_mask"][:half],
+            generation_mode="image", unconditional_ids=inputs["input_ids"][half:],
+            unconditional_mask=inputs["attention_mask"][half:],
             guidance_scale=settings.guidance_scale, temperature=settings.temperature,
             top_k=settings.top_k, top_p=settings.top_p, generator=generator,
         )  # fmt: skip
 
     @torch.no_grad()
-    def paint(self, ids: Tensor, height: int, width: int, *, settings: DrawingSettings,
-              reference: Tensor | None = None, generator: torch.Generator | None = None) -> list[Image.Image]:  # fmt: skip
-        """ids (B, N) -> pictures of height x width pixels; reference (B, 3, H, W) in [-1, 1] for edits."""
+    def paint(
+        self,
+        ids: Tensor,
+        height: int,
+        width: int,
+        *,
+        settings: DrawingSettings,
+        reference: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Image.Image]:
+        """ids (B, N) -> pictures of height x width pixels.
+
+        Args:
+            reference: (B, 3, H, W) in [-1, 1], the pictures that are edited.
+
+        Raises:
+            ValueError: for a size that the decoder cannot paint.
+        """
         factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
         step = factor * self.transformer.patch_size
         if min(height, width) < step or height % step or width % step:
-            raise ValueError(f"height and width must be multiples of {step} pixels for this decoder, got {height} and {width}")
+            raise ValueError(
+                f"height and width must be multiples of {step} pixels for this decoder, "
+                f"got {height} and {width}"
+            )
         self.scheduler.set_shift(resolution_shift(height, width))
         latents = sample(
             self.transformer, self.scheduler, self.model.vision.embed_ids(ids),

@@ -55,16 +55,22 @@ class ManzanoProcessor(ProcessorMixin):
         images = [] if images is None else images if isinstance(images, list | tuple) else [images]
         asked = sum(t.count(self.image_token) for t in text)
         if asked != len(images):
-            raise ValueError(f"the text has {asked} {self.image_token} but {len(images)} images were given")
+            raise ValueError(
+                f"the text has {asked} {self.image_token} but {len(images)} images were given"
+            )
         expanded = [t.replace(self.image_token, image_block(self.num_image_tokens)) for t in text]
         features = self.tokenizer(
-            expanded, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
+            expanded,
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+            return_tensors="pt",
         )
         length = features["input_ids"].shape[1]
         if length > self.max_length:
             raise ValueError(
-                f"the prompt takes {length} tokens, more than the {self.max_length} that this model "
-                "was made for: shorten it, or give fewer images"
+                f"the prompt takes {length} tokens, more than the {self.max_length} that this "
+                "model was made for: shorten it, or give fewer images"
             )
         data = {"input_ids": features["input_ids"], "attention_mask": features["attention_mask"]}
         if images:
@@ -76,7 +82,7 @@ class ManzanoProcessor(ProcessorMixin):
         return self.image_processor(list(images), return_tensors="pt")["pixel_values"]
 
     def prompt(self, words: str, num_images: int = 0, *, draw: bool = False) -> str:
-        """A user's turn through the chat template, pictures first; `draw` opens the picture to be drawn.
+        """A user's turn by the chat template, pictures first; `draw` opens the picture to be drawn.
 
         Raises:
             ValueError: if the words hold a special token.

@@ -1,7 +1,7 @@
 """What each stage makes of a sample: pictures alone, pictures with captions, or packed sequences.
 
-An encoder turns a Sample into an example (`encode`, None where the stage has no use for it) and a list of
-examples into a batch (`collate`). `manzano.data_mix.loader` runs them in its workers.
+An encoder turns a Sample into an example (`encode`, None where the stage has no use for it) and a
+list of examples into a batch (`collate`). `manzano.data_mix.loader` runs them in its workers.
 """
 
 import random
@@ -166,8 +166,8 @@ class SequenceEncoder:
             found.pop()
         if len(found[0]) > self.row_length:
             raise ValueError(
-                f"sample {sample.key} of {sample.source} takes {len(found[0])} tokens, more than a row of "
-                f"{self.row_length}: raise row_length or shorten the sample"
+                f"sample {sample.key} of {sample.source} takes {len(found[0])} tokens, more than a "
+                f"row of {self.row_length}: raise row_length or shorten the sample"
             )
         return SequenceExample(
             sequences=found,
@@ -195,7 +195,7 @@ class SequenceEncoder:
                 shown = range(len(images), len(images) + len(example.images))
                 for sequence in example.sequences:
                     ids += sequence.input_ids
-                    # The first token of a sequence is not a continuation of the one packed before it.
+                    # A sequence's first token does not continue the sequence packed before it.
                     labels += [IGNORE, *sequence.labels[1:]]
                     positions += range(len(sequence))
                     index += shown

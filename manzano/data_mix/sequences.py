@@ -2,11 +2,12 @@
 
     understanding  <|user|><img_start><image>*N<img_end>question<|assistant|>answer<|end|>
     generation     <|user|>prompt<|assistant|><img_start><target>*N<img_end><|end|>
-    editing        <|user|><img_start><image>*N<img_end>instruction<|assistant|><img_start><target>*N<img_end><|end|>
+    editing        <|user|><img_start><image>*N<img_end>instruction<|assistant|>
+                       <img_start><target>*N<img_end><|end|>
     text           prose<|end|>
 
-Loss falls on the answer, on the target picture's ids (with the tokens around them, as text) and on all
-prose (Manzano, Sec. 3.1). The same layout as a chat template serves inference: CHAT_TEMPLATE.
+Loss falls on the answer, on the target picture's ids (with the tokens around them, as text) and on
+all prose (Manzano, Sec. 3.1). The same layout as a chat template serves inference: CHAT_TEMPLATE.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def image_block(num_tokens: int, placeholder: str = SPECIAL_TOKENS["image"]) -> 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """One sequence of its own: ids and labels of equal length, IGNORE where nothing is predicted."""
+    """One sequence: ids and labels of equal length, IGNORE where nothing is predicted."""
 
     input_ids: list[int]
     labels: list[int]

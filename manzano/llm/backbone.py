@@ -6,16 +6,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 
 def language_config(settings: dict) -> PreTrainedConfig:
-    """The transformers config of a causal language model, e.g. {"model_type": "qwen3", "hidden_size": 128}.
+    """The transformers config of a causal language model, e.g. {"model_type": "qwen3"}.
 
     Raises:
-        ValueError: for a model_type transformers does not know, or a key that the config lacks, with
-            the nearest name.
+        ValueError: for a model_type transformers does not know, or a key that the config lacks,
+            with the nearest name.
     """
     settings = dict(settings)
     model_type = settings.pop("model_type", None)
     if model_type is None:
-        raise ValueError(f"a language model's config needs model_type (e.g. qwen3), got keys {sorted(settings)}")
+        raise ValueError(
+            f"a language model's config needs model_type (e.g. qwen3), got keys {sorted(settings)}"
+        )
     config = AutoConfig.for_model(model_type)
     known = config.to_dict() | {"attn_implementation": None, "dtype": None, "architectures": None}
     for key in settings:
@@ -27,7 +29,7 @@ def language_config(settings: dict) -> PreTrainedConfig:
 
 
 def load_pretrained(settings: dict, vocab_size: int) -> PreTrainedModel | None:
-    """The pretrained model of `{"pretrained": NAME}` with `vocab_size` rows; None for other settings.
+    """The model of `{"pretrained": NAME}` with `vocab_size` rows; None for other settings.
 
     Rows it lacks (image ids) start like a draw from its text rows' mean and covariance.
 

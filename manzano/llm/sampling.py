@@ -1,7 +1,7 @@
 """Sampling image ids: a fixed-length block, logits of image ids only, classifier-free guidance.
 
-The unguided rows ride in the same batch as the guided ones, so each id costs one forward pass, and the
-key-value cache makes that pass one token long.
+The unguided rows ride in the same batch as the guided ones, so each id costs one forward pass, and
+the key-value cache makes that pass one token long.
 """
 
 import torch
@@ -61,8 +61,8 @@ def sample_image_ids(
     """Samples `num_tokens` image ids for each prompt.
 
     Args:
-        inputs_embeds: (B, T, D) prompts that end in `<img_start>`; with guidance (2B, T, D), the second
-            half being the same prompts without their condition. Left-padded.
+        inputs_embeds: (B, T, D) prompts that end in `<img_start>`; with guidance (2B, T, D), the
+            second half being the same prompts without their condition. Left-padded.
         attention_mask: (B or 2B, T), 0 at padding.
         guidance_scale: s in u + s (c - u); 1 takes c alone and expects B rows.
         temperature: 0 takes the likeliest id.

@@ -3,8 +3,8 @@
     0 ................. text_size - 1 | text_size ............ text_size + image_size - 1
     text and special tokens           | ids of the FSQ codebook
 
-`<image>` and `<target>` are placeholders: the model puts continuous embeddings in place of the first and
-the target picture's ids in place of the second; neither is ever predicted.
+`<image>` and `<target>` are placeholders: the model puts continuous embeddings in place of the
+first and the target picture's ids in place of the second; neither is ever predicted.
 """
 
 from dataclasses import asdict, dataclass

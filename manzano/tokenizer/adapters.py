@@ -1,7 +1,8 @@
 """The two adapters on the shared ViT (Manzano, Sec. 3.2).
 
-Each folds 3x3 features into a token by itself. The paper gives no layers inside: LayerNorm first keeps
-both branches on one scale; two-layer MLPs follow the common projector of vision-language models.
+Each folds 3x3 features into a token by itself. The paper gives no layers inside: LayerNorm first
+keeps both branches on one scale; two-layer MLPs follow the common projector of vision-language
+models.
 """
 
 from einops import rearrange

@@ -1,7 +1,7 @@
 """Finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505), always in float32.
 
-vector-quantize-pytorch does the quantising. This wrapper fixes what is easily got wrong: bf16 halves
-the codebook in use, and its int32 indices overflow embeddings and cross-entropy that want int64.
+vector-quantize-pytorch does the quantising. This wrapper fixes what is easily got wrong: bf16
+halves the codebook in use, and cross-entropy wants int64 where the library gives int32 ids.
 """
 
 import torch
@@ -56,8 +56,8 @@ def code_usage(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def restore_tables(quantize: LibraryFSQ, levels: tuple[int, ...]) -> None:
-    """Fills the tables of vector-quantize-pytorch's FSQ in place, for loaders that leave buffers which no
-    checkpoint holds uninitialised (transformers does)."""
+    """Fills the tables of vector-quantize-pytorch's FSQ in place, for loaders that leave buffers
+    which no checkpoint holds uninitialised (transformers does)."""
     fresh = LibraryFSQ(levels=list(levels))
     for name, table in fresh.named_buffers():
         quantize.get_buffer(name).copy_(table)

@@ -15,14 +15,14 @@ from manzano.tokenizer.vit import build_vit, grid_features
 
 @dataclass(frozen=True, kw_only=True)
 class HybridTokenizerConfig:
-    """The paper's tokenizer by default: 672 px, ViT-L/16, 42 x 42 x 1024 -> 14 x 14 tokens, 64,000 codes."""
+    """By default the paper's: 672 px, ViT-L/16, 42 x 42 x 1024 -> 14 x 14 tokens, 64,000 codes."""
 
     vit: str = "vit_large_patch16_siglip_512"
     """timm model name."""
     vit_kwargs: dict = field(default_factory=dict)
     """Keyword arguments of timm.create_model that shape the ViT, e.g. {patch_size: 8, depth: 4}."""
     conv_stem: bool = False
-    """Three strided convolutions in place of the patch projection: small models learn to see sooner."""
+    """Three strided convolutions in place of the patch projection: see `build_vit`."""
     image_size: int = 672
     """Side of the square input, pixels."""
     block: int = 3
@@ -69,8 +69,8 @@ class HybridTokenizer(nn.Module):
         if rows % config.block or columns % config.block:
             patch = config.image_size // rows
             raise ValueError(
-                f"image_size {config.image_size} with patch {patch} gives a {rows}x{columns} grid, which "
-                f"{config.block}x{config.block} spatial-to-channel cannot divide: "
+                f"image_size {config.image_size} with patch {patch} gives a {rows}x{columns} grid, "
+                f"which {config.block}x{config.block} spatial-to-channel cannot divide: "
                 f"choose an image_size that is a multiple of {patch * config.block}"
             )
         self.grid = (rows // config.block, columns // config.block)

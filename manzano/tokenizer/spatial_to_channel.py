@@ -22,9 +22,7 @@ class SpatialToChannel(nn.Module):
                 "spatial-to-channel cannot divide: choose image size / patch size as a multiple of "
                 f"{self.block}"
             )
-        return rearrange(
-            features, "b (h p) (w q) c -> b h w (p q c)", p=self.block, q=self.block
-        )
+        return rearrange(features, "b (h p) (w q) c -> b h w (p q c)", p=self.block, q=self.block)
 
     def extra_repr(self) -> str:
         return f"block={self.block}"

@@ -21,8 +21,8 @@ def build_vit(name: str, image_size: int, conv_stem: bool = False, **kwargs) -> 
     Args:
         name: a timm model name, e.g. `vit_large_patch16_siglip_512`.
         image_size: side of the square input, pixels.
-        conv_stem: replace the patch projection by three strided convolutions (8 x 8 pixels a token),
-            which learn to see sooner from little data (Xiao et al. 2021, arXiv 2106.14881).
+        conv_stem: replace the patch projection by three strided convolutions (8 x 8 pixels a
+            token), which learn to see sooner from little data (Xiao et al. 2021, arXiv 2106.14881).
         kwargs: passed to `timm.create_model`, e.g. `patch_size`, `embed_dim`, `depth`.
 
     Raises:
@@ -30,7 +30,9 @@ def build_vit(name: str, image_size: int, conv_stem: bool = False, **kwargs) -> 
     """
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ValueError(f"timm has no model {name!r}. Similar names: {near}; see timm.list_models()")
+        raise ValueError(
+            f"timm has no model {name!r}. Similar names: {near}; see timm.list_models()"
+        )
     if conv_stem:
         width = kwargs["embed_dim"]
         stem = ConvStem(
@@ -59,8 +61,8 @@ def grid_features(vit: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def load_vit(vit: nn.Module, source: str) -> None:
-    """Loads pretrained weights: a safetensors file or a folder that holds `vit.safetensors` (what the
-    `vision` stage exports), or `timm:NAME` for weights of timm's hub.
+    """Loads pretrained weights: a safetensors file or a folder that holds `vit.safetensors` (what
+    the `vision` stage exports), or `timm:NAME` for weights of timm's hub.
 
     Raises:
         ValueError: if the weights do not fit, with the names that differ.

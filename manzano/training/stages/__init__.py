@@ -1,4 +1,4 @@
-"""The five stages. Each module has a `Config` (what its YAML says) and a `Stage` (what the loop trains)."""
+"""The five stages: each module has `Config` (what its YAML says) and `Stage` (what is trained)."""
 
 import importlib
 

@@ -26,7 +26,9 @@ class DataConfig:
             raise ValueError(f"data.batch_size is {self.batch_size}; it must be at least 1.")
 
 
-def open_loader(data: DataConfig, encoder, *, seed: int, rank: int, world_size: int, packed: bool = False):
+def open_loader(
+    data: DataConfig, encoder, *, seed: int, rank: int, world_size: int, packed: bool = False
+):
     """The endless, exactly resumable training loader of a mixture."""
     return build_loader(
         data.mixture,

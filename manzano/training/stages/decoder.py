@@ -1,8 +1,8 @@
 """Stage `decoder`: DiT-Air learns to paint what ids say (Manzano, Sec. 4.2.3).
 
-The ids come from the target picture itself, through the frozen tokenizer: no language model takes part. Where
-the target edits another picture, that picture's latents are given too. Resolutions are configurations of this
-stage; each starts from the one before.
+The ids come from the target picture itself, through the frozen tokenizer: no language model takes
+part. Where the target edits another picture, that picture's latents are given too. Resolutions are
+configurations of this stage; each starts from the one before.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +34,8 @@ class Config(TrainConfig):
     vae: str
     """Folder of an AutoencoderKL (diffusers), pretrained or exported by the vae stage."""
     start: str = ""
-    """Export folder of a decoder to go on from, e.g. at the next lower resolution; then model is taken from it."""
+    """Export folder of a decoder to go on from, e.g. of the next lower resolution, in place of
+    model."""
     model: dict = field(default_factory=lambda: {"preset": "L"})
     """Arguments of DiTAir, or {preset: S | B | L | XL | XXL} with others on top."""
     image_size: int = 256
@@ -63,7 +64,9 @@ def build_decoder(settings: dict, *, in_channels: int, condition_width: int) -> 
         raise ValueError(f"model.preset is {preset!r}; the presets are {', '.join(DIT_AIR)}")
     base = dict(DIT_AIR[preset]) if preset else {}
     try:
-        return DiTAir(**{**base, **settings}, in_channels=in_channels, condition_width=condition_width)
+        return DiTAir(
+            **{**base, **settings}, in_channels=in_channels, condition_width=condition_width
+        )
     except TypeError as error:
         raise ValueError(f"model does not fit DiTAir: {error}") from error
 
@@ -102,7 +105,9 @@ class Stage:
         ids = self.tokenizer.discrete(pixels)
         return self.tokenizer.embed_ids(corrupt_ids(ids, self.tokenizer.config.levels, corrupt))
 
-    def loss(self, batch: PictureBatch, totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: PictureBatch, totals: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         device, count = batch.pixels.device, len(batch.pixels)
         self._place(device)
         with torch.no_grad():
@@ -135,9 +140,11 @@ class Stage:
         generator = torch.Generator(self.model.device).manual_seed(0)
         side = self.config.image_size // (2 ** (len(self.vae.config["block_out_channels"]) - 1))
         painted = sample(
-            self.model, FlowMatchEulerDiscreteScheduler(shift=self.shift), self._condition(pixels, 0.0),
+            self.model, FlowMatchEulerDiscreteScheduler(shift=self.shift),
+            self._condition(pixels, 0.0),
             height=side, width=side, condition_grid=self.tokenizer.grid,
-            guidance_scale=self.config.guidance_scale, num_steps=self.config.num_steps, generator=generator,
+            guidance_scale=self.config.guidance_scale, num_steps=self.config.num_steps,
+            generator=generator,
         )  # fmt: skip
         rows = torch.cat([pixels, decode(self.vae, painted)])
         directory.mkdir(parents=True, exist_ok=True)

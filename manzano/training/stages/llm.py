@@ -1,7 +1,8 @@
-"""Stage `llm`: the unified language model learns text, understanding, drawing and editing (Manzano, Sec. 3.3).
+"""Stage `llm`: the unified model learns text, understanding, drawing, editing (Manzano, Sec. 3.3).
 
-Pre-training, continued pre-training and fine-tuning are configurations of this one stage. ViT and discrete
-adapter are frozen, which fixes the image vocabulary; language model and continuous adapter are trained.
+Pre-training, continued pre-training and fine-tuning are configurations of this one stage. ViT and
+discrete adapter are frozen, which fixes the image vocabulary; language model and continuous adapter
+are trained.
 """
 
 import json
@@ -35,8 +36,8 @@ class Config(TrainConfig):
 
     data: DataConfig
     start: str = ""
-    """Manzano folder to go on from (continued pre-training, fine-tuning); then text_tokenizer, tokenizer and llm
-    are taken from it."""
+    """Manzano folder to go on from (continued pre-training, fine-tuning), in place of
+    text_tokenizer, tokenizer and llm."""
     text_tokenizer: str = ""
     """Name or folder of the text tokenizer."""
     tokenizer: str = ""
@@ -67,8 +68,7 @@ class Config(TrainConfig):
 def assemble(
     vision: HybridTokenizer, text: PreTrainedTokenizerBase, llm: dict, image_weight: float = 0.5
 ) -> ManzanoForConditionalGeneration:
-    """A new Manzano: this vision tokenizer, a language model from its settings or pretrained, a joint vocabulary.
-    """
+    """A new Manzano over a joint vocabulary; its language model is new or pretrained."""
     vocabulary = joint_vocabulary(text, vision.config.codebook_size)
     pretrained = load_pretrained(llm, vocabulary.size)
     text_config = pretrained.config if pretrained is not None else language_config(llm)
@@ -117,19 +117,26 @@ class Stage:
     def batches(self, *, rank: int, world_size: int):
         vision = self.model.vision
         encoder = SequenceEncoder(
-            self.processor.tokenizer, image_size=vision.config.image_size, num_tokens=vision.num_tokens,
-            row_length=self.config.row_length, max_questions=self.config.max_questions,
-            drop_prompt=self.config.drop_prompt,
+            self.processor.tokenizer, image_size=vision.config.image_size,
+            num_tokens=vision.num_tokens, row_length=self.config.row_length,
+            max_questions=self.config.max_questions, drop_prompt=self.config.drop_prompt,
         )  # fmt: skip
         return open_loader(
-            self.config.data, encoder, seed=self.config.loop.seed, rank=rank, world_size=world_size, packed=True
+            self.config.data,
+            encoder,
+            seed=self.config.loop.seed,
+            rank=rank,
+            world_size=world_size,
+            packed=True,
         )
 
     def targets(self, batch: SequenceBatch) -> dict[str, int]:
         count = count_targets(batch.labels, self.model.vocabulary)
         return count | {"tokens": batch.input_ids.numel()}
 
-    def loss(self, batch: SequenceBatch, totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: SequenceBatch, totals: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         out = self.model(
             input_ids=batch.input_ids, labels=batch.labels, position_ids=batch.position_ids,
             pixel_values=batch.pixel_values, image_index=batch.image_index,
@@ -143,7 +150,9 @@ class Stage:
         if not self.config.preview_source:
             return
         lines = []
-        for sample, _ in zip(read_samples(self.config.preview_source, "test"), range(16), strict=False):
+        for sample, _ in zip(
+            read_samples(self.config.preview_source, "test"), range(16), strict=False
+        ):
             question, answer = sample.pairs()[0]
             inputs = self.processor(
                 images=list(sample.images), text=self.processor.prompt(question, len(sample.images))

@@ -1,8 +1,8 @@
 """Stage `tokenizer`: both adapters learn to speak to a language model (Manzano, Sec. 4.2.1).
 
-A small language model sits on the vision tokenizer; for each sequence one adapter is drawn at random and its
-embeddings take the place of the picture; the only loss is next-token loss on text. Nothing is frozen. The
-language model is thrown away, ViT and adapters stay.
+A small language model sits on the vision tokenizer; for each sequence one adapter is drawn at
+random and its embeddings take the place of the picture; the only loss is next-token loss on text.
+Nothing is frozen. The language model is thrown away, ViT and adapters stay.
 """
 
 import logging
@@ -40,10 +40,10 @@ class Config(TrainConfig):
     tokenizer: HybridTokenizerConfig
     """Sizes of the vision tokenizer."""
     vit_weights: str = ""
-    """Pretrained ViT: a .safetensors file, the export folder of the vision stage, or timm:NAME; "" starts from
-    random weights."""
+    """Pretrained ViT: a .safetensors file, the export folder of the vision stage, or timm:NAME; ""
+    starts from random weights."""
     llm: dict = field(default_factory=dict)
-    """The small language model: model_type and its settings (transformers), or {pretrained: NAME}."""
+    """The small language model: model_type and its settings, or {pretrained: NAME}."""
     row_length: int = 2048
     """Tokens in a packed row."""
     max_questions: int = 4
@@ -51,7 +51,7 @@ class Config(TrainConfig):
     discrete_probability: float = 0.5
     """How often the discrete adapter is drawn."""
     collapse_perplexity: float = 8.0
-    """Effective number of codes in use below which a warning says that the codebook has collapsed."""
+    """Effective number of codes below which a warning says that the codebook has collapsed."""
 
 
 class AlignmentModel(nn.Module):
@@ -59,7 +59,9 @@ class AlignmentModel(nn.Module):
 
     _no_split_modules = ["Block"]
 
-    def __init__(self, vision: HybridTokenizer, language_model: nn.Module, vocabulary: JointVocabulary):
+    def __init__(
+        self, vision: HybridTokenizer, language_model: nn.Module, vocabulary: JointVocabulary
+    ):
         super().__init__()
         self.vision = vision
         self.language_model = language_model
@@ -75,7 +77,10 @@ class AlignmentModel(nn.Module):
         features = self.vision.features(batch.pixel_values)  # (P, rows, columns, C)
         codes, ids = self.vision.discrete_adapter.quantize(features)
         branches = torch.stack(
-            [self.vision.continuous_adapter(features), self.vision.discrete_adapter.embed_codes(codes)]
+            [
+                self.vision.continuous_adapter(features),
+                self.vision.discrete_adapter.embed_codes(codes),
+            ]
         )  # (2, P, N, D)
         blocks = branches[discrete.long(), batch.image_index]  # (M, N, D)
         embeds = self.language_model.get_input_embeddings()(batch.input_ids)
@@ -103,8 +108,8 @@ class Stage:
         width = language_model.config.hidden_size
         if (config.tokenizer.width, config.tokenizer.discrete_width) != (width, width):
             raise ValueError(
-                f"tokenizer.width and tokenizer.discrete_width must be the language model's width {width}, "
-                f"got {config.tokenizer.width} and {config.tokenizer.discrete_width}"
+                "tokenizer.width and tokenizer.discrete_width must be the language model's width "
+                f"{width}, got {config.tokenizer.width} and {config.tokenizer.discrete_width}"
             )
         self.model = AlignmentModel(vision, language_model, self.vocabulary)
         self.batches_seen = 0
@@ -116,14 +121,21 @@ class Stage:
             max_questions=self.config.max_questions,
         )  # fmt: skip
         return open_loader(
-            self.config.data, encoder, seed=self.config.loop.seed, rank=rank, world_size=world_size, packed=True
+            self.config.data,
+            encoder,
+            seed=self.config.loop.seed,
+            rank=rank,
+            world_size=world_size,
+            packed=True,
         )
 
     def targets(self, batch: SequenceBatch) -> dict[str, int]:
         count = count_targets(batch.labels, self.vocabulary)
         return count | {"tokens": batch.input_ids.numel(), "samples": len(batch.pixel_values)}
 
-    def loss(self, batch: SequenceBatch, totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: SequenceBatch, totals: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         sequences = int(batch.image_sequence.max()) + 1 if len(batch.image_sequence) else 0
         drawn = torch.rand(sequences) < self.config.discrete_probability
         discrete = drawn.to(batch.input_ids.device)[batch.image_sequence]
@@ -139,7 +151,7 @@ class Stage:
 
     @torch.no_grad()
     def count_codes(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Usage and perplexity over the last WINDOW codes or so; now and then looks for a collapse."""
+        """Usage and perplexity over the last WINDOW codes or so; at times looks for a collapse."""
         counts = self.model.code_counts
         counts *= 1 - min(1.0, ids.numel() / WINDOW)
         counts += torch.bincount(ids.flatten(), minlength=len(counts))
@@ -148,8 +160,8 @@ class Stage:
         self.batches_seen += 1
         if self.batches_seen % 200 == 0 and perplexity < self.config.collapse_perplexity:
             logger.warning(
-                "the codebook has collapsed: %.1f codes in effect of %d. Start from a pretrained ViT "
-                "(vit_weights), lower optim.lr, or raise data.batch_size; see docs/training.md",
+                "the codebook has collapsed: %.1f codes in effect of %d. Start from a pretrained "
+                "ViT (vit_weights), lower optim.lr, or raise data.batch_size; see docs/training.md",
                 float(perplexity), len(counts),
             )  # fmt: skip
         return usage, perplexity
@@ -159,4 +171,3 @@ class Stage:
 
     def export(self, directory: Path) -> None:
         self.model.vision.save(directory)
-

@@ -1,7 +1,7 @@
 """Stage `vae`: an AutoencoderKL from nothing, where no pretrained one is given.
 
-Small pictures are trained on crops: a convolutional VAE does not know where in the picture it is, and a
-crop costs a fraction of the whole.
+Small pictures are trained on crops: a convolutional VAE does not know where in the picture it is,
+and a crop costs a fraction of the whole.
 """
 
 from dataclasses import dataclass, field
@@ -35,7 +35,10 @@ class Config(TrainConfig):
     def __post_init__(self):
         for name, side in (("image_size", self.image_size), ("crop", self.crop)):
             if side % self.vae.factor:
-                raise ValueError(f"{name} is {side}; it must be a multiple of {self.vae.factor}, what the VAE shrinks by.")
+                raise ValueError(
+                    f"{name} is {side}; it must be a multiple of {self.vae.factor}, what the VAE "
+                    "shrinks by."
+                )
         if self.crop > self.image_size:
             raise ValueError(f"crop {self.crop} is larger than image_size {self.image_size}.")
 
@@ -57,8 +60,12 @@ class Stage:
     def targets(self, batch: PictureBatch) -> dict[str, int]:
         return {"samples": len(batch.pixels)}
 
-    def loss(self, batch: PictureBatch, totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        losses, terms = vae_loss(self.model, self._crop(batch.pixels), kl_weight=self.config.kl_weight)
+    def loss(
+        self, batch: PictureBatch, totals: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, terms = vae_loss(
+            self.model, self._crop(batch.pixels), kl_weight=self.config.kl_weight
+        )
         metrics = {name: term.detach().sum() / totals["samples"] for name, term in terms.items()}
         return losses.sum() / totals["samples"], metrics
 
@@ -71,8 +78,8 @@ class Stage:
     def _pictures(self, batches: int) -> list[Tensor]:
         """A few batches of a stream of their own, so that the training stream is not touched."""
         loader = open_loader(
-            self.config.data, PictureEncoder(self.config.image_size), seed=self.config.loop.seed + 1,
-            rank=0, world_size=1,
+            self.config.data, PictureEncoder(self.config.image_size),
+            seed=self.config.loop.seed + 1, rank=0, world_size=1,
         )  # fmt: skip
         device = next(self.model.parameters()).device
         return [batch.pixels.to(device) for batch in islice(loader, batches)]
@@ -83,7 +90,9 @@ class Stage:
         pixels = self._pictures(1)[0][:16]
         rows = torch.cat([pixels, decode(self.model, encode(self.model, pixels))])
         directory.mkdir(parents=True, exist_ok=True)
-        save_image(rows * 0.5 + 0.5, directory / f"reconstructions-{step:06d}.png", nrow=len(pixels))
+        save_image(
+            rows * 0.5 + 0.5, directory / f"reconstructions-{step:06d}.png", nrow=len(pixels)
+        )
 
     def export(self, directory: Path) -> None:
         estimate_scaling(self.model, self._pictures(16))

@@ -1,8 +1,9 @@
 """Stage `vision`: contrastive pre-training of the ViT, where no pretrained one is given.
 
-Manzano's ViT is pre-trained contrastively before anything else (Sec. 4.2.1). The loss is SigLIP's sigmoid
-(Zhai et al. 2023, arXiv 2303.15343): every picture-caption pair of the batch is a yes/no question. Pairs whose
-captions are equal word for word are positives too: small corpora name many pictures alike.
+Manzano's ViT is pre-trained contrastively before anything else (Sec. 4.2.1). The loss is SigLIP's
+sigmoid (Zhai et al. 2023, arXiv 2303.15343): every picture-caption pair of the batch is a yes/no
+question. Pairs whose captions are equal word for word are positives too: small corpora name many
+pictures alike.
 """
 
 from dataclasses import dataclass, field
@@ -57,9 +58,13 @@ class ContrastiveModel(nn.Module):
         )
         self.text = SiglipTextModel(
             SiglipTextConfig(
-                vocab_size=vocab_size, hidden_size=config.text_width, num_hidden_layers=config.text_depth,
-                num_attention_heads=config.text_heads, intermediate_size=4 * config.text_width,
-                max_position_embeddings=config.max_caption_tokens, projection_size=config.text_width,
+                vocab_size=vocab_size,
+                hidden_size=config.text_width,
+                num_hidden_layers=config.text_depth,
+                num_attention_heads=config.text_heads,
+                intermediate_size=4 * config.text_width,
+                max_position_embeddings=config.max_caption_tokens,
+                projection_size=config.text_width,
             )  # fmt: skip
         )
         self.project = nn.Linear(self.vit.embed_dim, config.text_width)
@@ -98,7 +103,9 @@ class Stage:
     def targets(self, batch: CaptionBatch) -> dict[str, int]:
         return {"samples": len(batch.pixels)}
 
-    def loss(self, batch: CaptionBatch, totals: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: CaptionBatch, totals: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.model(batch.pixels, batch.input_ids)
         match = same_caption(batch.input_ids)
         loss = -F.logsigmoid(torch.where(match, logits, -logits)).sum() / totals["samples"]
