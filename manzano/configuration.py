@@ -20,7 +20,7 @@ class ManzanoConfig(PreTrainedConfig):
     """
 
     model_type = "manzano"
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs = {"text_config": AutoConfig}  # pyright: ignore[reportAssignmentType]
 
     vision_config: dict | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -40,7 +40,9 @@ class ManzanoConfig(PreTrainedConfig):
     @property
     def vision(self) -> HybridTokenizerConfig:
         known = {f.name for f in fields(HybridTokenizerConfig)}
-        return HybridTokenizerConfig(**{k: v for k, v in self.vision_config.items() if k in known})
+        return HybridTokenizerConfig(
+            **{k: v for k, v in (self.vision_config or {}).items() if k in known}
+        )
 
     @property
     def joint_vocabulary(self) -> JointVocabulary:
@@ -50,3 +52,6 @@ class ManzanoConfig(PreTrainedConfig):
                 "joint_vocabulary(tokenizer, codebook_size).to_dict()"
             )
         return JointVocabulary(**self.vocabulary)
+
+
+AutoConfig.register(ManzanoConfig.model_type, ManzanoConfig, exist_ok=True)

@@ -18,7 +18,14 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import ModelOutput
 from vector_quantize_pytorch import FSQ
 
@@ -60,7 +67,7 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = ManzanoConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     output_modalities = ("image", "text")
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     supports_gradient_checkpointing = True
@@ -68,6 +75,7 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ManzanoConfig):
         super().__init__(config)
         self.vocabulary = config.joint_vocabulary
+        assert isinstance(config.text_config, PreTrainedConfig)  # its __post_init__ saw to it
         config.text_config.vocab_size = self.vocabulary.size
         self.vision = HybridTokenizer(config.vision)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
@@ -145,6 +153,8 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 attention_mask, each restarts at 0 and there is no attention across them.
         """
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("there is nothing to read: give input_ids or inputs_embeds")
             input_ids = self.fill_targets(input_ids, target_pixel_values)
             inputs_embeds = self.embed(input_ids, pixel_values, image_index)
         out = self.language_model(
@@ -201,9 +211,10 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if generation_mode != "image":
             raise ValueError(f"generation_mode is 'text' or 'image', got {generation_mode!r}")
         if kwargs.get("guidance_scale", 1.0) != 1.0:
-            if unconditional_ids is None:
+            if unconditional_ids is None or unconditional_mask is None:
                 raise ValueError(
-                    "guidance_scale other than 1 needs unconditional_ids (processor.unconditional)"
+                    "guidance_scale other than 1 needs unconditional_ids and unconditional_mask, "
+                    "the same prompts without their words"
                 )
             free = self.embed(unconditional_ids, pixel_values, None)
             embeds = torch.cat([embeds, free])
@@ -212,3 +223,6 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.language_model, embeds, attention_mask, num_tokens=self.vision.num_tokens,
             image_offset=v.image_offset, image_size=v.image_size, **kwargs,
         )  # fmt: skip
+
+
+AutoModel.register(ManzanoConfig, ManzanoForConditionalGeneration, exist_ok=True)

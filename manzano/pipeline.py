@@ -89,7 +89,7 @@ class ManzanoPipeline:
             ManzanoProcessor.from_pretrained(folder),
             DiTAir.from_pretrained(folder, subfolder="transformer", **kwargs),
             load_vae(folder / "vae"),
-            FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
+            FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),  # pyright: ignore[reportArgumentType]
         ).to(device)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -103,7 +103,7 @@ class ManzanoPipeline:
 
     def to(self, device: str) -> "ManzanoPipeline":
         for part in (self.model, self.transformer, self.vae):
-            part.to(device)
+            part.to(device)  # pyright: ignore[reportArgumentType]
         return self
 
     @property

@@ -1,8 +1,9 @@
 """ManzanoProcessor: pictures to pixels, words to ids, and back."""
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
+from manzano.configuration import ManzanoConfig
 from manzano.data_mix.sequences import CHAT_TEMPLATE, image_block
 from manzano.llm.vocabulary import SPECIAL_TOKENS
 
@@ -18,8 +19,6 @@ class ManzanoProcessor(ProcessorMixin):
     """
 
     attributes = ["image_processor", "tokenizer"]
-    image_processor_class = "AutoImageProcessor"
-    tokenizer_class = "AutoTokenizer"
 
     def __init__(
         self,
@@ -92,7 +91,9 @@ class ManzanoProcessor(ProcessorMixin):
             raise ValueError(f"the text may not contain the special tokens {found}: leave them out")
         content = [{"type": "image"}] * num_images + [{"type": "text", "text": words}]
         chat = self.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": content}],  # pyright: ignore[reportArgumentType]
+            add_generation_prompt=True,
+            tokenize=False,
         )
         return chat + (SPECIAL_TOKENS["img_start"] if draw else "")
 
@@ -103,3 +104,6 @@ class ManzanoProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values"]
+
+
+AutoProcessor.register(ManzanoConfig, ManzanoProcessor, exist_ok=True)

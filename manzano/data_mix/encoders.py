@@ -153,8 +153,7 @@ class SequenceEncoder:
         self.row_length = row_length
         self.max_questions = max_questions
         self.drop_prompt = drop_prompt
-        self.image_id = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS["image"])
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id = tokenizer.get_vocab()[SPECIAL_TOKENS["pad"]]
 
     def encode(self, sample: Sample) -> SequenceExample:
         """Raises ValueError for a sample that does not fit a row."""

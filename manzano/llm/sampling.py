@@ -39,7 +39,9 @@ def draw(logits: Tensor, chain: list[LogitsProcessor], generator: torch.Generato
         return logits.argmax(-1)
     for warper in chain:
         logits = warper(None, logits)  # type: ignore[arg-type]  (these read no input_ids)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+    place = logits.device if generator is None else generator.device
+    ids = torch.multinomial(logits.softmax(-1).to(place), 1, generator=generator)
+    return ids.squeeze(1).to(logits.device)
 
 
 @torch.no_grad()

@@ -64,5 +64,6 @@ def joint_vocabulary(tokenizer: PreTrainedTokenizerBase, image_size: int) -> Joi
         tokenizer.add_special_tokens({"extra_special_tokens": missing})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = SPECIAL_TOKENS["pad"]
-    ids = {name: tokenizer.convert_tokens_to_ids(t) for name, t in SPECIAL_TOKENS.items()}
+    rows = tokenizer.get_vocab()
+    ids = {name: rows[token] for name, token in SPECIAL_TOKENS.items()}
     return JointVocabulary(text_size=len(tokenizer), image_size=image_size, **ids)

@@ -55,7 +55,7 @@ class DiscreteAdapter(nn.Module):
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """codes (B, N, L) -> (B, N, width)."""
-        return self.project(codes.to(self.project[0].weight.dtype))
+        return self.project(codes.to(next(self.project.parameters()).dtype))
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         """ids (B, N) -> (B, N, width)."""

@@ -4,6 +4,8 @@ vector-quantize-pytorch does the quantising. This wrapper fixes what is easily g
 halves the codebook in use, and cross-entropy wants int64 where the library gives int32 ids.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ as LibraryFSQ
@@ -26,7 +28,7 @@ class FSQ(nn.Module):
 
     @property
     def codebook_size(self) -> int:
-        return self.quantize.codebook_size
+        return prod(self.levels)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, N, L) of any float type -> codes (B, N, L) float32 with straight-through gradient,

@@ -73,7 +73,7 @@ class HybridTokenizer(nn.Module):
                 f"which {config.block}x{config.block} spatial-to-channel cannot divide: "
                 f"choose an image_size that is a multiple of {patch * config.block}"
             )
-        self.grid = (rows // config.block, columns // config.block)
+        self.grid: tuple[int, int] = (rows // config.block, columns // config.block)
         channels = self.vit.embed_dim
         self.continuous_adapter = ContinuousAdapter(
             channels, config.hidden, config.width, config.block
@@ -138,6 +138,7 @@ def freeze_for_llm(tokenizer: HybridTokenizer) -> None:
 def resize_continuous(tokenizer: HybridTokenizer, width: int) -> None:
     """Gives the continuous adapter a fresh last layer of another LLM's width; all else stays."""
     last = tokenizer.continuous_adapter.project[-1]
+    assert isinstance(last, nn.Linear)
     if last.out_features == width:
         return
     fresh = nn.Linear(last.in_features, width).to(last.weight)

@@ -6,16 +6,18 @@ name, with its own keyword arguments; pretrained weights come from timm's hub or
 
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
 from einops import rearrange
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def build_vit(name: str, image_size: int, conv_stem: bool = False, **kwargs) -> nn.Module:
+def build_vit(name: str, image_size: int, conv_stem: bool = False, **kwargs) -> VisionTransformer:
     """A timm ViT without head or pooling.
 
     Args:
@@ -37,16 +39,18 @@ def build_vit(name: str, image_size: int, conv_stem: bool = False, **kwargs) -> 
         width = kwargs["embed_dim"]
         stem = ConvStem(
             depth=3, channels=(width // 4, width // 2, width), kernel_size=3, padding=1,
-            norm_layer="layernorm2d",  # batch statistics would tie a sample to its batch
+            # By name; batch statistics would tie a sample to its batch.
+            norm_layer="layernorm2d",  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
         kwargs["embed_layer"] = partial(HybridEmbed, backbone=stem, proj=False)
         kwargs["patch_size"] = 1  # of the stem's output
-    return timm.create_model(
+    vit = timm.create_model(
         name, pretrained=False, num_classes=0, global_pool="", img_size=image_size, **kwargs
     )
+    return cast(VisionTransformer, vit)
 
 
-def grid_features(vit: nn.Module, pixels: Tensor) -> Tensor:
+def grid_features(vit: VisionTransformer, pixels: Tensor) -> Tensor:
     """Patch features on their grid, prefix tokens (class, registers) dropped.
 
     Args:
@@ -60,7 +64,7 @@ def grid_features(vit: nn.Module, pixels: Tensor) -> Tensor:
     return rearrange(features, "b (h w) c -> b h w c", h=rows, w=columns)
 
 
-def load_vit(vit: nn.Module, source: str) -> None:
+def load_vit(vit: VisionTransformer, source: str) -> None:
     """Loads pretrained weights: a safetensors file or a folder that holds `vit.safetensors` (what
     the `vision` stage exports), or `timm:NAME` for weights of timm's hub.
 

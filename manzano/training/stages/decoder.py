@@ -128,7 +128,7 @@ class Stage:
     def _place(self, device: torch.device) -> None:
         for part in (self.tokenizer, self.vae):
             if next(part.parameters()).device != device:
-                part.to(device)
+                part.to(device)  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
     def preview(self, directory: Path, step: int) -> None:

@@ -132,7 +132,8 @@ class Stage:
 
     def targets(self, batch: SequenceBatch) -> dict[str, int]:
         count = count_targets(batch.labels, self.model.vocabulary)
-        return count | {"tokens": batch.input_ids.numel()}
+        begins = (batch.position_ids == 0) & (batch.input_ids != self.model.vocabulary.pad)
+        return count | {"tokens": batch.input_ids.numel(), "samples": int(begins.sum())}
 
     def loss(
         self, batch: SequenceBatch, totals: dict[str, Tensor]

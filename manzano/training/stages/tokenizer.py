@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.llm.backbone import language_config, load_pretrained
@@ -57,10 +57,10 @@ class Config(TrainConfig):
 class AlignmentModel(nn.Module):
     """A vision tokenizer and the small language model that reads it."""
 
-    _no_split_modules = ["Block"]
+    code_counts: Tensor
 
     def __init__(
-        self, vision: HybridTokenizer, language_model: nn.Module, vocabulary: JointVocabulary
+        self, vision: HybridTokenizer, language_model: PreTrainedModel, vocabulary: JointVocabulary
     ):
         super().__init__()
         self.vision = vision

@@ -65,7 +65,9 @@ class ContrastiveModel(nn.Module):
                 intermediate_size=4 * config.text_width,
                 max_position_embeddings=config.max_caption_tokens,
                 projection_size=config.text_width,
-            )  # fmt: skip
+                bos_token_id=None,  # SigLIP's own lie outside this vocabulary
+                eos_token_id=None,
+            )
         )
         self.project = nn.Linear(self.vit.embed_dim, config.text_width)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
