@@ -1,9 +1,9 @@
 """A Manzano folder from what the stages export: the last step of a run from nothing.
 
-    OUTPUT/                 the llm stage's export: model, tokenizer, processor
-      transformer/          the decoder stage's export: DiT-Air
-      vae/                  the AutoencoderKL that the decoder was trained with
-      scheduler/            FlowMatchEulerDiscreteScheduler
+OUTPUT/                 the llm stage's export: model, tokenizer, processor
+  transformer/          the decoder stage's export: DiT-Air
+  vae/                  the AutoencoderKL that the decoder was trained with
+  scheduler/            FlowMatchEulerDiscreteScheduler
 """
 
 import json
@@ -56,8 +56,8 @@ def _check_files(name: str, folder: Path) -> None:
     for file in _FILES[name]:
         if not (folder / file).is_file() and not (folder / f"{file}.index.json").is_file():
             raise ValueError(
-                f"the {name} folder '{folder}' has no {file}: give the export/ folder of a finished "
-                f"{name} stage" + (" or a downloaded VAE." if name == "vae" else ".")
+                f"the {name} folder '{folder}' has no {file}: give the export/ folder of a "
+                f"finished {name} stage" + (" or a downloaded VAE." if name == "vae" else ".")
             )
 
 

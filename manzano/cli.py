@@ -144,11 +144,10 @@ def save_image(image, output: Path) -> None:
 
 
 def run_ask(arguments: argparse.Namespace) -> int:
-    from manzano.data_mix.images import load_image
+    from manzano.data_mix.images import ImageSource, load_image
 
-    images = [
-        load_image(path) for path in arguments.image
-    ]  # before the model: a bad file fails at once
+    # Before the model: a bad file fails at once.
+    images: list[ImageSource] = [load_image(path) for path in arguments.image]
     print(open_pipeline(arguments).ask(images, arguments.question))
     return 0
 

@@ -3,7 +3,8 @@
     data -> vae -> vision -> tokenizer -> llm -> decoder -> Manzano folder -> evaluation
 
 Given again, every step that is finished is passed over, so an interrupted demo goes on where it was
-(delete report.html to evaluate the same model again). All lies in one folder, the one that the stages' run folders share:
+(delete report.html to evaluate the same model again). All lies in one folder, the one that the
+stages' run folders share:
 
     runs/demo/
       data/                    the corpus

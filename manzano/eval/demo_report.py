@@ -30,8 +30,8 @@ PACKAGES = (
     "vector-quantize-pytorch", "megatron-energon", "tokenizers", "numpy", "pillow",
 )  # fmt: skip
 REMARKS = (
-    "The answers, drawings, edits and reconstructions above were chosen by their place in the test, "
-    "not by how well they came out; a tick or a cross says what the rules made of each.",
+    "The answers, drawings, edits and reconstructions above were chosen by their place in the "
+    "test, not by how well they came out; a tick or a cross says what the rules made of each.",
     "Drawings and edits are judged by fixed pixel rules that know the palette and the outlines, "
     "not by people: a picture may pass with flaws that you see at once.",
     "The pictures are small and of few kinds. The run shows that all parts train together from "
@@ -115,6 +115,7 @@ def evaluate(
         stages: In the order in which they were trained.
         seconds: Wall time of the data and the stages so far.
     """
+    records = tuple(stage.record() for stage in stages)
     pipeline, judge = ManzanoPipeline.from_pretrained(model), GlyphJudge()
     understood, answers = understanding(pipeline, data, seed=SEED)
     drawn, drawings = drawing(pipeline, data, judge, seed=SEED)
@@ -125,7 +126,7 @@ def evaluate(
         summary="One small model, trained from nothing on this machine, that answers questions "
         "about pictures, draws and edits. All figures are on held-out data.",
         figures=(*understood, *drawn, *edited, *rebuilt),
-        stages=tuple(stage.record() for stage in stages),
+        stages=records,
         wall_seconds=seconds,
         seed=SEED,
         versions={"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
