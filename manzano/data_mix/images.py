@@ -30,7 +30,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
 
     Args:
         source: A path, the bytes of an image file, or a PIL image (whose pixels are not changed).
-        max_pixels: Limit on width x height.
+        max_pixels: Limit on width x height; Pillow's own (about 179 million) holds besides.
 
     Raises:
         ValueError: The file is missing, is not an image, is truncated or corrupt, or is too large.

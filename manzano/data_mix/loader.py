@@ -163,6 +163,9 @@ def build_loader(
     A loader made with the same arguments, after `restore_state_rank`, yields the batches that the
     one whose state was saved would have yielded next.
 
+    Close the iterator when done with it (`batches = iter(loader)`, then `batches.close()`): left to
+    the garbage collector, the loader waits five seconds for each of its worker processes.
+
     Args:
         mixture: Sources and their weights.
         encoder: What the stage makes of a sample.

@@ -1,0 +1,142 @@
+import tarfile
+
+import pytest
+from PIL import Image
+
+from manzano.data_mix.schema import (
+    TASKS,
+    Sample,
+    Turn,
+    encode_sample,
+    read_samples,
+    sample_faults,
+    write_shards,
+)
+from tests.data_mix.samples import make_sample, picture
+
+
+def test_what_is_written_is_read(tmp_path):
+    samples = [make_sample(task, index) for task in TASKS for index in range(5)]  # type: ignore[arg-type]
+    shards = write_shards(samples, tmp_path, "train", samples_per_shard=7)
+    assert [shard.name for shard in shards] == [f"train-00000{i}.tar" for i in range(3)]
+    assert list(read_samples(tmp_path, "train")) == samples
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path):
+    def write(folder):
+        samples = [make_sample("editing", index) for index in range(5)]
+        return [shard.read_bytes() for shard in write_shards(samples, tmp_path / folder, "test")]
+
+    assert write("first") == write("second")
+
+
+def test_text_in_any_script_survives(tmp_path):
+    turns = (Turn(role="assistant", text='Zeichen: äöü 漢字 "quoted" \n 🍎'),)
+    sample = make_sample("text", turns=turns, caption="ü")
+    write_shards([sample], tmp_path, "train")
+    assert list(read_samples(tmp_path, "train")) == [sample]
+
+
+def test_an_interrupted_write_leaves_the_old_shards_and_no_new_ones(tmp_path):
+    write_shards([make_sample()], tmp_path, "train")
+    before = (tmp_path / "train-000000.tar").read_bytes()
+
+    def breaks_off():
+        yield make_sample(index=1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(breaks_off(), tmp_path, "train")
+    assert [path.name for path in tmp_path.glob("*.tar")] == ["train-000000.tar"]
+    assert (tmp_path / "train-000000.tar").read_bytes() == before
+
+
+def test_a_shorter_rewrite_leaves_no_shard_of_the_longer_one(tmp_path):
+    samples = [make_sample(index=index) for index in range(6)]
+    write_shards(samples, tmp_path, "train", samples_per_shard=2)
+    write_shards(samples[:2], tmp_path, "train", samples_per_shard=2)
+    assert list(read_samples(tmp_path, "train")) == samples[:2]
+
+
+def test_a_repeated_key_and_an_empty_split_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="'understanding-0000' occurs twice"):
+        write_shards([make_sample(), make_sample()], tmp_path, "train")
+    with pytest.raises(ValueError, match="no samples"):
+        write_shards([], tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "fault"),
+    [
+        ("understanding", {"task": "reasoning"}, "unknown task 'reasoning'"),
+        ("understanding", {"turns": ()}, "no turns"),
+        ("understanding", {"turns": (Turn(role="user", text="q"),)}, "no assistant turn"),
+        (
+            "understanding",
+            {"turns": (Turn(role="assistant", text="a"), Turn(role="user", text="q"))},
+            "must alternate",
+        ),
+        (
+            "understanding",
+            {"turns": (Turn(role="user", text=" "), Turn(role="assistant", text="a"))},
+            "turn 0 has no text",
+        ),
+        ("understanding", {"images": ()}, "at least one image"),
+        ("understanding", {"target": picture()}, "takes no target"),
+        ("generation", {"target": None}, "needs a target"),
+        ("generation", {"images": (picture(),)}, "takes no input image"),
+        ("editing", {"images": ()}, "exactly one reference image"),
+        ("text", {"turns": (Turn(role="user", text="q"),)}, "exactly one assistant turn"),
+        ("text", {"key": "a.b"}, "may hold only letters"),
+    ],
+)
+def test_a_fault_is_named_and_refused(task, changes, fault):
+    sample = make_sample(task, **changes)
+    assert any(fault in found for found in sample_faults(sample))
+    with pytest.raises(ValueError, match=fault):
+        encode_sample(sample)
+
+
+def test_pairs_are_the_questions_with_their_answers():
+    turns = [("user", "a?"), ("assistant", "b"), ("user", "c?"), ("assistant", "d")]
+    sample = make_sample(turns=tuple(Turn(role=role, text=text) for role, text in turns))  # type: ignore[arg-type]
+    assert sample.pairs() == [("a?", "b"), ("c?", "d")]
+
+
+@pytest.mark.parametrize("keep", [300, 1536, 2560])
+def test_a_cut_shard_is_refused_with_its_name(tmp_path, keep):
+    (shard,) = write_shards([make_sample(index=i) for i in range(3)], tmp_path, "train")
+    shard.write_bytes(shard.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"train-000000\.tar.*truncated or corrupt"):
+        list(read_samples(tmp_path, "train"))
+
+
+def test_a_corrupt_picture_is_named_by_shard_key_and_field(tmp_path):
+    (shard,) = write_shards([make_sample()], tmp_path, "train")
+    png = encode_sample(make_sample())["image0.png"]
+    shard.write_bytes(shard.read_bytes().replace(png, b"\0" * len(png)))
+    with pytest.raises(ValueError, match=r"000000\.tar.*'understanding-0000'.*field image0\.png"):
+        list(read_samples(tmp_path, "train"))
+
+
+def test_shards_are_plain_tar_files_in_the_webdataset_convention(tmp_path):
+    (shard,) = write_shards([make_sample("editing")], tmp_path, "train")
+    with tarfile.open(shard) as tar:
+        names = tar.getnames()
+    assert names == [f"editing-0000.{field}" for field in ("image0.png", "json", "target.png")]
+
+
+def test_jpeg_pictures_of_others_are_read(tmp_path):
+    sample = make_sample(images=(Image.new("RGB", (16, 16), (200, 40, 40)),))
+    (shard,) = write_shards([sample], tmp_path, "train")
+    sample.images[0].save(tmp_path / "picture.jpg", quality=95)
+    other = tmp_path / "other-000000.tar"
+    with tarfile.open(shard) as source, tarfile.open(other, "w") as tar:
+        info = source.getmember(f"{sample.key}.json")
+        tar.addfile(info, source.extractfile(info))
+        tar.add(tmp_path / "picture.jpg", arcname=f"{sample.key}.image0.jpg")
+    (read,) = read_samples(tmp_path, "other")
+    red, green, _ = read.images[0].getpixel((8, 8))  # type: ignore[misc]
+    assert isinstance(read, Sample)
+    assert abs(red - 200) < 4
+    assert abs(green - 40) < 4
