@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -11,8 +12,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for noisy in ("transformers", "diffusers"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         return arguments.run(arguments)
     except (ValueError, OSError) as error:
@@ -111,7 +110,19 @@ def build_parser() -> argparse.ArgumentParser:
 def open_pipeline(arguments: argparse.Namespace):
     from manzano.pipeline import ManzanoPipeline
 
+    quiet_libraries()
     return ManzanoPipeline.from_pretrained(arguments.model, device=arguments.device)
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' progress bars and advice out of the output; their errors still show."""
+    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported; energon's loaders have no switch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (transformers_logging, diffusers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def check_output(path: str) -> Path:
@@ -119,10 +130,12 @@ def check_output(path: str) -> Path:
     from PIL import Image
 
     output = Path(path)
-    if output.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"-o {path}: give a file name that ends in .png, .jpg or .webp")
     if not output.parent.is_dir():
         raise ValueError(f"-o {path}: there is no folder {output.parent}")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise ValueError(f"-o {path}: this cannot be written; give a file in a folder of yours")
     return output
 
 
@@ -168,11 +181,8 @@ def run_draw(arguments: argparse.Namespace) -> int:
 def run_edit(arguments: argparse.Namespace) -> int:
     from manzano.data_mix.images import load_image
 
-    output, settings, source = (
-        check_output(arguments.output),
-        drawing_settings(arguments),
-        load_image(arguments.image),
-    )
+    output, settings = check_output(arguments.output), drawing_settings(arguments)
+    source = load_image(arguments.image)
     image = open_pipeline(arguments).edit(
         source, arguments.instruction, seed=arguments.seed, settings=settings
     )
@@ -233,6 +243,7 @@ def show_log() -> None:
 def run_demo(arguments: argparse.Namespace) -> int:
     from manzano.eval.demo import run_demo
 
+    quiet_libraries()
     show_log()
     print(run_demo(Path(arguments.config)))
     return 0
