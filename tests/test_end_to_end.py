@@ -93,7 +93,7 @@ def test_a_stage_older_than_what_it_was_made_from_is_refused(demo):
     os.utime(record, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_the_commands_answer_draw_and_edit_with_the_folder(demo, tmp_path, capsys):
+def test_the_commands_answer_draw_and_edit_with_the_folder(demo, tmp_path):
     _, run = demo
     model, picture = str(run / "model"), str(tmp_path / "in.png")
     Image.new("RGB", (48, 48), "red").save(picture)

@@ -5,7 +5,7 @@ part. Where the target edits another picture, that picture's latents are given t
 configurations of this stage; each starts from the one before.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -88,10 +88,7 @@ class Stage:
         self.shift = resolution_shift(config.image_size, config.image_size)
 
     def batches(self, *, rank: int, world_size: int):
-        return self._loader(self.config.loop.seed, rank, world_size)
-
-    def _loader(self, seed: int, rank: int = 0, world_size: int = 1):
-        encoder = PictureEncoder(self.config.image_size)
+        encoder, seed = PictureEncoder(self.config.image_size), self.config.loop.seed
         return open_loader(self.config.data, encoder, seed=seed, rank=rank, world_size=world_size)
 
     def targets(self, batch: PictureBatch) -> dict[str, int]:
@@ -135,7 +132,11 @@ class Stage:
         """Pictures above what the decoder paints from their true ids."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        batch = next(iter(self._loader(self.config.loop.seed + 1))).to(self.model.device)
+        loader = open_loader(
+            replace(self.config.data, num_workers=0), PictureEncoder(self.config.image_size),
+            seed=self.config.loop.seed + 1, rank=0, world_size=1,
+        )  # fmt: skip
+        batch = next(iter(loader)).to(self.model.device)
         pixels, has = batch.pixels[:16], batch.has_reference[:16]
         generator = torch.Generator(self.model.device).manual_seed(0)
         side = self.config.image_size // (2 ** (len(self.vae.config["block_out_channels"]) - 1))

@@ -4,7 +4,7 @@ Small pictures are trained on crops: a convolutional VAE does not know where in 
 and a crop costs a fraction of the whole.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Stage:
     def _pictures(self, batches: int) -> list[Tensor]:
         """A few batches of a stream of their own, so that the training stream is not touched."""
         loader = open_loader(
-            self.config.data, PictureEncoder(self.config.image_size),
+            replace(self.config.data, num_workers=0), PictureEncoder(self.config.image_size),
             seed=self.config.loop.seed + 1, rank=0, world_size=1,
         )  # fmt: skip
         device = next(self.model.parameters()).device
