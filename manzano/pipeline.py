@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from manzano.data_mix.images import ImageSource, load_image
@@ -17,8 +18,18 @@ from manzano.decoder.vae import decode, encode, load_vae
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.processing import ManzanoProcessor
 
-PARTS = ("config.json", "model.safetensors", "processor_config.json", "transformer/config.json",
-         "vae/config.json", "scheduler/scheduler_config.json")  # fmt: skip
+PARTS = (
+    "config.json",
+    "model.safetensors",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "scheduler/scheduler_config.json",
+)
+"""Files of a Manzano folder; in place of large weights there may be an index of shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +50,12 @@ class DrawingSettings:
     """How far an edit keeps to its reference: 1 is no guidance."""
     num_steps: int = 20
     """Sampling steps of the decoder."""
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(f"the decoder needs at least one step, got {self.num_steps}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
 
 
 class ManzanoPipeline:
@@ -71,26 +88,31 @@ class ManzanoPipeline:
 
         Raises:
             FileNotFoundError: if the folder or one of its files is missing, naming it.
+            ValueError: if weights are damaged, or there is no such device.
         """
+        check_device(device)
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"there is no folder {folder}: give one that `manzano assemble` or the demo made"
             )
-        sharded = (folder / "model.safetensors.index.json").is_file()
         for part in PARTS:
-            if not (folder / part).is_file() and not (sharded and part == "model.safetensors"):
+            if not any((folder / name).is_file() for name in (part, f"{part}.index.json")):
                 raise FileNotFoundError(
                     f"the Manzano folder {folder} lacks {part}: copy it whole, or assemble it again"
                 )
         kwargs = {} if dtype is None else {"dtype": dtype}
-        return cls(
-            ManzanoForConditionalGeneration.from_pretrained(folder, **kwargs),
-            ManzanoProcessor.from_pretrained(folder),
-            DiTAir.from_pretrained(folder, subfolder="transformer", **kwargs),
-            load_vae(folder / "vae"),
-            FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),  # pyright: ignore[reportArgumentType]
-        ).to(device)
+        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+        try:
+            return cls(
+                ManzanoForConditionalGeneration.from_pretrained(folder, **kwargs),
+                ManzanoProcessor.from_pretrained(folder),
+                DiTAir.from_pretrained(folder, subfolder="transformer", **kwargs),
+                load_vae(folder / "vae"),
+                scheduler,  # pyright: ignore[reportArgumentType]
+            ).to(device)
+        except SafetensorError as error:
+            raise ValueError(f"weights in {folder} are damaged ({error}): copy it again") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a Manzano folder: the model at its root, the decoder's parts in sub-folders."""
@@ -185,7 +207,11 @@ class ManzanoPipeline:
         ids = self.image_ids([], [said(p, "prompt") for p in prompts], settings, generator)
         side = self.model.vision.config.image_size
         return self.paint(
-            ids, height or side, width or side, settings=settings, generator=generator
+            ids,
+            side if height is None else height,
+            side if width is None else width,
+            settings=settings,
+            generator=generator,
         )
 
     def edit_batch(
@@ -268,6 +294,15 @@ class ManzanoPipeline:
             num_steps=settings.num_steps, generator=generator,
         )  # fmt: skip
         return [to_image(pixels) for pixels in decode(self.vae, latents)]
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError for a device that is not here."""
+    kind = device.partition(":")[0]
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if not here.get(kind):
+        names = ", ".join(name for name, is_here in here.items() if is_here)
+        raise ValueError(f"there is no device {device!r} on this machine; there is {names}")
 
 
 def said(words: str, what: str) -> str:

@@ -4,6 +4,7 @@ Manzano (Sec. 3.2) shares one standard ViT between understanding and generation.
 name, with its own keyword arguments; pretrained weights come from timm's hub or from a local file.
 """
 
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -31,7 +32,7 @@ def build_vit(name: str, image_size: int, conv_stem: bool = False, **kwargs) -> 
         ValueError: if timm knows no such model; the nearest names are given.
     """
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.0)
         raise ValueError(
             f"timm has no model {name!r}. Similar names: {near}; see timm.list_models()"
         )

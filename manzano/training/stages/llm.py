@@ -105,7 +105,9 @@ class Stage:
         self.config = config
         if config.start:
             self.model = ManzanoForConditionalGeneration.from_pretrained(config.start)
+            self.model.config.image_weight = config.image_weight
             self.processor = ManzanoProcessor.from_pretrained(config.start)
+            self.processor.max_length = max(self.processor.max_length, config.row_length)
         else:
             text = AutoTokenizer.from_pretrained(config.text_tokenizer)
             vision = HybridTokenizer.load(config.tokenizer)

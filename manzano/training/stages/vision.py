@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipTextConfig, SiglipTextModel
 
 from manzano.data_mix.encoders import CaptionBatch, CaptionEncoder
+from manzano.llm.vocabulary import joint_vocabulary
+from manzano.tokenizer.spatial_to_channel import SpatialToChannel
 from manzano.tokenizer.vit import build_vit, grid_features
 from manzano.training.config import TrainConfig
 from manzano.training.stages.data import DataConfig, open_loader
@@ -46,6 +48,25 @@ class Config(TrainConfig):
     """Longer captions are cut."""
 
 
+class GridPool(nn.Module):
+    """Grid features (B, H, W, C) -> one vector (B, width), by a linear map that knows where each feature is.
+
+    A mean over the grid forgets the order of letters. Here the grid is folded as the adapters fold it, each
+    token is reduced to `channels` numbers, and all of them together are projected.
+    """
+
+    def __init__(self, vit: nn.Module, width: int, channels: int = 64, block: int = 3):
+        super().__init__()
+        rows, columns = vit.patch_embed.grid_size
+        self.fold = SpatialToChannel(block)
+        self.reduce = nn.Linear(block * block * vit.embed_dim, channels)
+        self.project = nn.Linear(rows // block * (columns // block) * channels, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = self.reduce(self.fold(features))  # (B, h, w, channels)
+        return self.project(tokens.flatten(1))
+
+
 class ContrastiveModel(nn.Module):
     """ViT and text tower with SigLIP's learned temperature and bias."""
 
@@ -69,13 +90,13 @@ class ContrastiveModel(nn.Module):
                 eos_token_id=None,
             )
         )
-        self.project = nn.Linear(self.vit.embed_dim, config.text_width)
+        self.pool = GridPool(self.vit, config.text_width)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
     def forward(self, pixels: Tensor, input_ids: Tensor) -> Tensor:
         """pixels (B, 3, H, W), input_ids (B, T) -> logits (B pictures, B captions)."""
-        pictures = self.project(grid_features(self.vit, pixels).mean((1, 2)))  # (B, D)
+        pictures = self.pool(grid_features(self.vit, pixels))  # (B, D)
         captions = self.text(input_ids).pooler_output  # (B, D)
         cosine = F.normalize(pictures.float(), dim=-1) @ F.normalize(captions.float(), dim=-1).T
         return cosine * self.log_scale.exp() + self.bias
@@ -92,6 +113,7 @@ class Stage:
     def __init__(self, config: Config):
         self.config = config
         self.tokenizer = AutoTokenizer.from_pretrained(config.text_tokenizer)
+        joint_vocabulary(self.tokenizer, image_size=0)  # which sees to a token for padding
         self.model = ContrastiveModel(config, vocab_size=len(self.tokenizer))
 
     def batches(self, *, rank: int, world_size: int):
