@@ -26,7 +26,7 @@ from manzano.training.config import TrainConfig, to_dict
 SEED = 0
 """Of the questions asked, of the ids drawn and of the decoder's noise."""
 PACKAGES = (
-    "manzano", "torch", "torchvision", "transformers", "diffusers", "timm",
+    "torch", "torchvision", "transformers", "diffusers", "timm",
     "vector-quantize-pytorch", "megatron-energon", "tokenizers", "numpy", "pillow",
 )  # fmt: skip
 REMARKS = (
@@ -116,6 +116,7 @@ def evaluate(
         seconds: Wall time of the data and the stages so far.
     """
     records = tuple(stage.record() for stage in stages)
+    versions = {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
     pipeline, judge = ManzanoPipeline.from_pretrained(model), GlyphJudge()
     understood, answers = understanding(pipeline, data, seed=SEED)
     drawn, drawings = drawing(pipeline, data, judge, seed=SEED)
@@ -129,7 +130,7 @@ def evaluate(
         stages=records,
         wall_seconds=seconds,
         seed=SEED,
-        versions={"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        versions=versions,
         configs={stage.name: to_dict(stage.config) for stage in stages}
         | {"evaluation": to_dict(DrawingSettings())},
         codes=code_use(pipeline, data),
