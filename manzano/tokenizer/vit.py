@@ -32,7 +32,8 @@ def build_vit(name: str, image_size: int, conv_stem: bool = False, **kwargs) -> 
         ValueError: if timm knows no such model; the nearest names are given.
     """
     if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.0)
+        family = timm.list_models(f"{name.split('_')[0]}*") or timm.list_models()
+        near = get_close_matches(name, family, n=5, cutoff=0.0)
         raise ValueError(
             f"timm has no model {name!r}. Similar names: {near}; see timm.list_models()"
         )
