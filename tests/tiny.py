@@ -2,6 +2,7 @@
 
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageDraw
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from manzano.data_mix.text_tokenizer import train_text_tokenizer
@@ -51,10 +52,13 @@ def tiny_manzano(llm: dict | None = None, **changes) -> ManzanoForConditionalGen
 
 def tiny_pipeline() -> ManzanoPipeline:
     model = tiny_manzano()
+    painter = DiTAir(num_layers=1, width=32, head_dim=16, in_channels=4, condition_width=20)
+    for parameter in painter.parameters():  # its gates start at zero, and would hide everything
+        nn.init.normal_(parameter, std=0.2)
     return ManzanoPipeline(
         model,
         make_processor(model.vision, text_tokenizer(), max_length=96),
-        DiTAir(num_layers=1, width=32, head_dim=16, in_channels=4, condition_width=20),
+        painter,
         build_vae(VAEConfig(block_out_channels=(8, 8, 8), latent_channels=4)),
         FlowMatchEulerDiscreteScheduler(),
     )

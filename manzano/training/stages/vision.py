@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipTextConfig, SiglipTextModel
 
@@ -49,13 +50,13 @@ class Config(TrainConfig):
 
 
 class GridPool(nn.Module):
-    """Grid features (B, H, W, C) -> one vector (B, width), by a linear map that knows where each feature is.
+    """Grid features (B, H, W, C) -> one vector (B, width), linearly, knowing where each feature is.
 
-    A mean over the grid forgets the order of letters. Here the grid is folded as the adapters fold it, each
-    token is reduced to `channels` numbers, and all of them together are projected.
+    A mean over the grid forgets the order of letters. Here the grid is folded as the adapters fold
+    it, each token is reduced to `channels` numbers, and all of them together are projected.
     """
 
-    def __init__(self, vit: nn.Module, width: int, channels: int = 64, block: int = 3):
+    def __init__(self, vit: VisionTransformer, width: int, channels: int = 64, block: int = 3):
         super().__init__()
         rows, columns = vit.patch_embed.grid_size
         self.fold = SpatialToChannel(block)

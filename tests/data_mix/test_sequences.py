@@ -1,0 +1,59 @@
+"""What is trained on is, token for token, what is prompted with."""
+
+import pytest
+
+from manzano.data_mix.schema import Sample, Task, Turn
+from manzano.data_mix.sequences import sequences
+from manzano.llm.loss import IGNORE
+from manzano.training.stages.llm import make_processor
+from tests.data_mix.samples import make_sample, picture
+from tests.tiny import text_tokenizer, tiny_vision
+
+TOKENIZER = text_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_processor(tiny_vision(), TOKENIZER, max_length=128)
+
+
+def words_of(sample: Sample) -> str:
+    return next(turn.text for turn in sample.turns if turn.role == "user")
+
+
+@pytest.mark.parametrize("task", ["understanding", "generation", "editing"])
+def test_a_training_sequence_is_the_prompt_and_its_answer(processor, task: Task):
+    sample = make_sample(task)
+    (sequence,) = sequences(sample, TOKENIZER, 4)
+    draw = sample.target is not None
+    prompt = processor.prompt(words_of(sample), len(sample.images), draw=draw)
+    inputs = processor(images=list(sample.images), text=prompt)
+    answer = "<target>" * 4 + "<img_end><|end|>" if draw else sample.turns[1].text + "<|end|>"
+    expected = inputs["input_ids"][0].tolist() + TOKENIZER.encode(answer)
+    assert sequence.input_ids == expected
+    predicted = TOKENIZER.encode("<img_start>" * draw + answer)
+    assert sequence.labels[-len(predicted) :] == predicted
+    assert set(sequence.labels[: -len(predicted)]) == {IGNORE}
+
+
+def test_prose_is_predicted_from_its_first_to_its_end_token():
+    (sequence,) = sequences(make_sample("text"), TOKENIZER, 4)
+    assert TOKENIZER.decode(sequence.input_ids) == "answer 0<|end|>"
+    assert sequence.labels == sequence.input_ids
+
+
+def test_every_question_is_a_sequence_of_its_own():
+    pairs = [
+        (Turn(role="user", text=f"q{i}"), Turn(role="assistant", text=f"a{i}")) for i in (1, 2)
+    ]
+    several = make_sample("understanding", turns=tuple(turn for pair in pairs for turn in pair))
+    alone = [sequences(make_sample("understanding", turns=pair), TOKENIZER, 4)[0] for pair in pairs]
+    assert sequences(several, TOKENIZER, 4) == alone
+
+
+def test_a_dropped_prompt_leaves_the_reference_picture_and_no_words(processor):
+    sample = make_sample("editing", images=(picture(3),))
+    (sequence,) = sequences(sample, TOKENIZER, 4, drop_prompt=True)
+    free = processor(images=list(sample.images), text=processor.prompt("", 1, draw=True))
+    length = free["input_ids"].shape[1]
+    assert sequence.input_ids[:length] == free["input_ids"][0].tolist()
