@@ -3,8 +3,8 @@
     python benchmarks/train_step.py
     python benchmarks/train_step.py --config configs/demo --steps 100 --save
 
-The stages, their loaders and the training step are the real ones; the exports of earlier stages that
-are missing are replaced by random weights of the same shape. What is measured:
+The stages, their loaders and the training step are the real ones; exports of earlier stages that are
+missing are replaced by random weights of the same shape. What is measured:
 
     samples/s, tokens/s   over the whole time, with waiting for data
     step                  forward, backward and optimizer of one step: median and fastest
@@ -96,7 +96,7 @@ def read(folder: Path, stage: str) -> Any:
 
 
 def with_parts(config: Any, stage: str, folder: Path, scratch: Path) -> tuple[Any, list[str]]:
-    """The configuration with random weights in place of exports that are missing, and their names."""
+    """The configuration with random weights for exports that are missing, and their keys."""
     changes: dict[str, str] = {}
     if stage == "tokenizer" and config.vit_weights and not Path(config.vit_weights).exists():
         changes["vit_weights"] = ""
@@ -181,8 +181,9 @@ def description(steps: int, matmul: float, missing: list[str]) -> str:
     random_parts = f" Random weights in place of: {', '.join(missing)}." if missing else ""
     return (
         f"{hardware()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {date.today()}. {steps} steps after {WARM_UP} to warm "
-        f"up. A plain matrix product of 1536 x 1536 reaches {matmul / 1e9:.0f} GFLOP/s.{random_parts}"
+        f"Python {platform.python_version()}, {date.today()}. {steps} steps after {WARM_UP} to "
+        f"warm up. A plain matrix product of 1536 x 1536 reaches {matmul / 1e9:.0f} GFLOP/s."
+        f"{random_parts}"
     )
 
 
