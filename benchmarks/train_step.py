@@ -3,8 +3,8 @@
     python benchmarks/train_step.py
     python benchmarks/train_step.py --config configs/demo --steps 100 --save
 
-The stages, their loaders and the training step are the real ones; exports of earlier stages that are
-missing are replaced by random weights of the same shape. What is measured:
+The stages, their loaders and the training step are the real ones; exports that are missing are replaced
+by random weights of the same shape. What is measured:
 
     samples/s, tokens/s   over the whole time, with waiting for data
     step                  forward, backward and optimizer of one step: median and fastest
