@@ -63,7 +63,7 @@ def test_nothing_is_frozen_and_the_loss_is_on_text_alone(stage, batch):
     loss, metrics = stage.loss(batch, totals(stage, batch))
     loss.backward()
     assert all(p.requires_grad for p in stage.model.parameters())
-    assert float(loss) == float(metrics["text"])
+    assert float(loss.detach()) == float(metrics["text"])
     # Drawn or not, both adapters and the ViT have gradients, which sharding needs.
     for part in ("vit", "continuous_adapter", "discrete_adapter"):
         grads = [p.grad for p in stage.model.vision.get_submodule(part).parameters()]

@@ -38,5 +38,5 @@ def test_the_loss_is_siglips(ingredients, tmp_path):
 
 def test_the_similarity_starts_at_siglips_temperature_and_bias(ingredients, tmp_path):
     stage = vision.Stage(configured("vision", ingredients, tmp_path))
-    assert float(stage.model.log_scale.exp()) == pytest.approx(10.0)
-    assert float(stage.model.bias) == -10.0
+    assert stage.model.log_scale.exp().item() == pytest.approx(10.0)
+    assert stage.model.bias.item() == -10.0
