@@ -3,10 +3,10 @@
     python benchmarks/train_step.py
     python benchmarks/train_step.py --config configs/demo --steps 100 --save
 
-The stages, their loaders and the training step are the real ones; exports that are missing are replaced
-by random weights of the same shape. What is measured:
+The stages, their loaders and the training step are the real ones; exports that are missing are
+replaced by random weights of the same shape. What is measured:
 
-    samples/s, tokens/s   over the whole time, with waiting for data
+    samples/s, tokens/s   over the whole time, with waiting for data; what the stage counts as such
     step                  forward, backward and optimizer of one step: median and fastest
     waiting               share of the time in which training waits for data (aim: below 5 %)
     FLOP/s                matrix products and convolutions of one step, counted, by the median step
