@@ -103,7 +103,8 @@ def test_the_commands_answer_draw_and_edit_with_the_folder(demo, tmp_path):
     edit = ["edit", "Make it blue.", "--image", picture, *options]
     assert main([*edit, str(tmp_path / "one.png")]) == 0
     assert main([*edit, str(tmp_path / "two.png")]) == 0
-    assert Image.open(tmp_path / "drawn.png").size == (48, 48)
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.size == (48, 48)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
