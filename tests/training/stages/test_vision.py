@@ -34,9 +34,3 @@ def test_the_loss_is_siglips(ingredients, tmp_path):
     best = logits.argmax(1).tolist()
     hits = sum(j == i or {i, j} == {1, 3} for i, j in enumerate(best))
     assert float(metrics["retrieval"]) == pytest.approx(hits / 4)
-
-
-def test_the_similarity_starts_at_siglips_temperature_and_bias(ingredients, tmp_path):
-    stage = vision.Stage(configured("vision", ingredients, tmp_path))
-    assert stage.model.log_scale.exp().item() == pytest.approx(10.0)
-    assert stage.model.bias.item() == -10.0
