@@ -203,6 +203,7 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "do_sample": False,
                 "eos_token_id": v.end,
                 "pad_token_id": v.pad,
+                "suppress_tokens": [v.user, v.assistant, v.img_start, v.img_end, v.image, v.target],
             }
             return self.language_model.generate(
                 inputs_embeds=embeds, attention_mask=attention_mask,

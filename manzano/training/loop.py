@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,11 @@ def train(stage: Stage, config: TrainConfig) -> Path:
         checkpoints.save(step, state, {**local, "window": window.state_dict()})
 
     training_mode(model)
-    batches = iter(loader)
     log = RunLog(
         output, step, loop.max_steps, enabled=world.rank == 0, tensorboard=loop.tensorboard
     )
-    with log, StopRequest() as stop, naming_last_good(checkpoints):
+    reading, stopper = closing(iter(loader)), StopRequest()  # closing ends the loader's workers
+    with log, reading as batches, stopper as stop, naming_last_good(checkpoints):
         window.start()
         while step < loop.max_steps:
             lr = set_learning_rate(optimizer, optim, step, loop.max_steps)

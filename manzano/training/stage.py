@@ -5,7 +5,7 @@ every rank. The loop moves `model` to the device, shards it and trains every par
 gradients.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 class Loader(Protocol):
     """An endless, exactly resumable stream of batches: megatron-energon's savable loader."""
 
-    def __iter__(self) -> Iterator[Any]: ...
+    def __iter__(self) -> Generator[Any, None, None]: ...
 
     def save_state_rank(self) -> Any:
         """This rank's position in the data after the batches handed out so far; picklable."""

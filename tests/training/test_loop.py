@@ -191,6 +191,6 @@ def test_a_longer_run_goes_on_from_a_finished_one(tmp_path):
 
 
 def test_data_that_end_are_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(Loader, "__iter__", lambda self: iter([]))
+    monkeypatch.setattr(Loader, "__iter__", lambda self: (batch for batch in []))
     with pytest.raises(RuntimeError, match="must repeat its data without end"):
         trained(configured(tmp_path))

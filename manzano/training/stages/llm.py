@@ -104,7 +104,9 @@ class Stage:
     def __init__(self, config: Config):
         self.config = config
         if config.start:
-            self.model = ManzanoForConditionalGeneration.from_pretrained(config.start)
+            self.model = ManzanoForConditionalGeneration.from_pretrained(
+                config.start, dtype=torch.float32
+            )
             self.model.config.image_weight = config.image_weight
             self.processor = ManzanoProcessor.from_pretrained(config.start)
             self.processor.max_length = max(self.processor.max_length, config.row_length)

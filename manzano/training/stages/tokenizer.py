@@ -2,7 +2,7 @@
 
 A small language model sits on the vision tokenizer; for each sequence one adapter is drawn at
 random and its embeddings take the place of the picture; the only loss is next-token loss on text.
-Nothing is frozen. The language model is thrown away, ViT and adapters stay.
+Nothing is frozen. ViT and adapters stay; the paper throws the language model away.
 """
 
 import logging
@@ -170,4 +170,7 @@ class Stage:
         """Nothing to look at: losses and code usage tell."""
 
     def export(self, directory: Path) -> None:
+        """The vision tokenizer; and in `llm/` the small language model, with which a unified one of
+        its size may start where there is no pretrained one."""
         self.model.vision.save(directory)
+        self.model.language_model.save_pretrained(directory / "llm")
