@@ -130,6 +130,11 @@ class Stage:
         )
 
     def targets(self, batch: SequenceBatch) -> dict[str, int]:
+        if batch.target_pixel_values is not None:
+            raise ValueError(
+                "the tokenizer stage learns from text alone, and its mixture holds pictures to be "
+                "drawn: leave the sources for drawing and editing out of data.mixture.sources"
+            )
         count = count_targets(batch.labels, self.vocabulary)
         return count | {"tokens": batch.input_ids.numel(), "samples": len(batch.pixel_values)}
 

@@ -7,6 +7,7 @@ import torch
 
 from manzano.training import random_state
 from manzano.training.stages import tokenizer
+from tests.data_mix.samples import make_sample
 from tests.training.stages.real import FixedBatches, configured
 from tests.training.stages.real import SequenceEncoder as Encoder
 
@@ -20,7 +21,8 @@ def stage(ingredients, tmp_path) -> tokenizer.Stage:
 @pytest.fixture
 def batch(stage):
     encoder = Encoder(stage.text, image_size=48, num_tokens=4, row_length=96, drop_prompt=0.0)
-    return next(iter(FixedBatches(encoder, 0, 1)))
+    tasks = (("understanding", 0), ("understanding", 1), ("text", 0))
+    return encoder.collate([[encoder.encode(make_sample(task, n)) for task, n in tasks]])
 
 
 def totals(stage, batch) -> dict[str, torch.Tensor]:
@@ -89,3 +91,9 @@ def test_widths_that_differ_from_the_language_models_are_refused(ingredients, tm
     wrong = replace(config, tokenizer=replace(config.tokenizer, discrete_width=20))
     with pytest.raises(ValueError, match="must be the language model's width 32, got 32 and 20"):
         tokenizer.Stage(wrong)
+
+
+def test_pictures_to_be_drawn_are_refused(stage):
+    encoder = Encoder(stage.text, image_size=48, num_tokens=4, row_length=96, drop_prompt=0.0)
+    with pytest.raises(ValueError, match="leave the sources for drawing and editing out"):
+        stage.targets(next(iter(FixedBatches(encoder, 0, 1))))
