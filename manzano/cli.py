@@ -28,7 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Training: python train.py {vision,vae,tokenizer,llm,decoder} --config FILE",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_use_commands(commands)
+    add_making_commands(commands)
+    return parser
 
+
+def add_use_commands(commands: argparse._SubParsersAction) -> None:
+    """What one does with a Manzano folder: ask, draw, edit."""
     ask = commands.add_parser("ask", help="answer a question about an image")
     ask.add_argument("question")
     ask.add_argument(
@@ -68,6 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
             "--steps", type=int, default=20, help="steps of the decoder (default 20)"
         )
 
+
+def add_making_commands(commands: argparse._SubParsersAction) -> None:
+    """What makes one: data, assemble, demo."""
     assemble = commands.add_parser(
         "assemble", help="make a Manzano folder from the exports of the stages"
     )
@@ -104,7 +113,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of the stages' configurations (default: %(default)s)",
     )
     demo.set_defaults(run=run_demo)
-    return parser
 
 
 def open_pipeline(arguments: argparse.Namespace):

@@ -66,7 +66,7 @@ def test_the_loss_is_per_sample_and_falls(vae):
 
     def loss() -> torch.Tensor:
         total, terms = vae_loss(vae, pictures(), generator=torch.Generator().manual_seed(0))
-        expected = terms["l1"] + terms["mse"] + 1e-4 * terms["kl"]
+        expected = terms["l1"] + terms["mse"] + 2.0 * terms["coarse"] + 1e-4 * terms["kl"]
         assert total.shape == (4,)
         assert torch.equal(total, expected)
         return total.mean()

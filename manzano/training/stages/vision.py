@@ -50,11 +50,11 @@ class Config(TrainConfig):
 
 
 class GridPool(nn.Module):
-    """Grid features (B, H, W, C) -> one vector (B, width), linearly: what there is, and where.
+    """Grid features (B, H, W, C) -> one vector (B, width), linearly, knowing where each feature is.
 
-    The mean over the grid knows a shape wherever it is, but forgets the order of letters. So a
-    second term folds the grid as the adapters do, reduces each token to `channels` numbers and
-    projects all of them together.
+    The grid is folded as the adapters fold it, each token is reduced to `channels` numbers, and
+    all of them together are projected. A mean over the grid would forget the order of letters;
+    beside this projection it even keeps it from learning shapes and words (docs/log.md).
     """
 
     def __init__(self, vit: VisionTransformer, width: int, channels: int = 64, block: int = 3):
@@ -62,12 +62,11 @@ class GridPool(nn.Module):
         rows, columns = vit.patch_embed.grid_size
         self.fold = SpatialToChannel(block)
         self.reduce = nn.Linear(block * block * vit.embed_dim, channels)
-        self.where = nn.Linear(rows // block * (columns // block) * channels, width)
-        self.what = nn.Linear(vit.embed_dim, width)
+        self.project = nn.Linear(rows // block * (columns // block) * channels, width)
 
     def forward(self, features: Tensor) -> Tensor:
         tokens = self.reduce(self.fold(features))  # (B, h, w, channels)
-        return self.where(tokens.flatten(1)) + self.what(features.mean((1, 2)))
+        return self.project(tokens.flatten(1))
 
 
 class ContrastiveModel(nn.Module):

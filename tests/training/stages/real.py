@@ -36,7 +36,8 @@ def make_ingredients(root: Path) -> Path:
 
 def configured(name: str, root: Path, output: Path, *, num_workers: int = 0, **loop):
     """The configuration of a stage over `make_ingredients`."""
-    mixture = MixtureConfig(path=str(root / "corpus"), sources={task: 1.0 for task in TASKS})
+    tasks = ("understanding", "text") if name == "tokenizer" else TASKS
+    mixture = MixtureConfig(path=str(root / "corpus"), sources={task: 1.0 for task in tasks})
     common = {
         "loop": LoopConfig(
             **{"output": str(output), "max_steps": 2, "log_every": 1, "device": "cpu"} | loop
