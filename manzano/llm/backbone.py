@@ -42,7 +42,7 @@ def load_pretrained(settings: dict, vocab_size: int) -> PreTrainedModel | None:
     if len(settings) > 1:
         others = sorted(settings.keys() - {"pretrained"})
         raise ValueError(f"llm.pretrained brings its own settings along: remove {others}")
-    # Trained weights are fp32, whatever the checkpoint was saved in; precision is the loop's matter.
+    # Trained weights are fp32, whatever they were saved in; precision is the loop's matter.
     model = AutoModelForCausalLM.from_pretrained(settings["pretrained"], dtype=torch.float32)
     model.config.dtype = torch.float32
     model.resize_token_embeddings(vocab_size, mean_resizing=True)

@@ -36,7 +36,9 @@ def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
                 ),
             ),
             # Half name the shape alone: see easy_vqa.shape_only.
-            caption=glyphs.describe("", shape) if index % 2 else glyphs.describe(colour, shape, size),
+            caption=glyphs.describe("", shape)
+            if index % 2
+            else glyphs.describe(colour, shape, size),
             source=NAME,
             licence=LICENCE,
             concept=f"glyph/{colour} {shape}",
