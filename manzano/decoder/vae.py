@@ -131,8 +131,8 @@ def vae_loss(
     """Loss of each sample (B,): l1 + mse + coarse_weight x coarse + kl_weight x KL per latent.
 
     The absolute error keeps edges and thin strokes sharp. The coarse term is that of 8 x 8 means:
-    it gives areas their colour, which the other two leave for late in the training (docs/log.md). Also
-    returns the terms, (B,) each: "l1", "mse", "coarse", "kl".
+    it gives areas their colour, which the other two leave for late in the training (docs/log.md).
+    Also returns the terms, (B,) each: "l1", "mse", "coarse", "kl".
     """
     posterior = vae.encode(images).latent_dist  # pyright: ignore
     error = vae.decode(posterior.sample(generator)).sample - images  # pyright: ignore
