@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedule and its parameter groups.
+"""AdamW or Muon, the learning-rate schedule and the parameter groups.
 
 Weight decay applies to matrices only. The rate rises linearly, then falls along a cosine. It is a
 pure function of the step, so a resumed run needs no state for it.
@@ -18,10 +18,15 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help reads this module
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with warm-up and decay."""
+    """AdamW, with Muon for matrices where `matrix_lr` is given; warm-up and decay."""
 
     lr: float = 3e-4
     """Peak learning rate."""
+    matrix_lr: float = 0.0
+    """Peak learning rate of Muon, on the matrices of linear and convolution layers; 0 means AdamW
+    for them too."""
+    momentum: float = 0.95
+    """Muon's averaging of gradients."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's two moving-average factors."""
     eps: float = 1e-8
@@ -49,22 +54,26 @@ class OptimConfig:
             raise ValueError(
                 f"optim.min_lr_ratio is {self.min_lr_ratio}; it must be between 0 and 1."
             )
+        if not 0 < self.momentum < 1:
+            raise ValueError(f"optim.momentum is {self.momentum}; it must be in (0, 1).")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas is {self.betas}; both must be in [0, 1).")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"optim.ema_decay is {self.ema_decay}; it must be in [0, 1).")
-        for name in ("weight_decay", "clip", "warmup_steps"):
+        for name in ("matrix_lr", "weight_decay", "clip", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optim.{name} is {getattr(self, name)}; it must not be negative.")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
-    """Fused AdamW over the parameters of `model` that require gradients.
+    """Fused AdamW, or Muon, over the parameters of `model` that require gradients.
 
     Raises ValueError where nothing is trainable or a prefix of `lr_multipliers` matches no
     parameter.
     """
     from torch.optim import AdamW
+
+    from manzano.training.muon import Muon, hidden_matrices
 
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
@@ -74,14 +83,17 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     for prefix in config.lr_multipliers:
         if not any(name.startswith(prefix) for name in trainable):
             raise ValueError(_unmatched(prefix, list(trainable)))
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    matrices = hidden_matrices(model) if config.matrix_lr else set()
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
+        momentum = config.momentum if parameter in matrices else 0.0
+        lr = (config.matrix_lr if momentum else config.lr) * _multiplier(name, config)
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0
-        groups.setdefault((_multiplier(name, config), decay), []).append(parameter)
-    return AdamW(
+        groups.setdefault((lr, decay, momentum), []).append(parameter)
+    return (Muon if matrices else AdamW)(
         [
-            {"params": parameters, "weight_decay": decay, "initial_lr": config.lr * multiplier}
-            for (multiplier, decay), parameters in groups.items()
+            {"params": parameters, "weight_decay": decay, "momentum": momentum, "initial_lr": lr}
+            for (lr, decay, momentum), parameters in groups.items()
         ],
         lr=config.lr,
         betas=config.betas,

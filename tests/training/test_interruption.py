@@ -23,8 +23,12 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "export" / "model.safetensors")
 
 
-def test_a_run_killed_and_given_again_equals_an_uninterrupted_one(tmp_path, spawn, figures):
+@pytest.mark.parametrize("matrix_lr", [0.0, 1e-2])
+def test_a_run_killed_and_given_again_equals_an_uninterrupted_one(
+    tmp_path, spawn, figures, matrix_lr
+):
     options = ["--loop.max_steps=1000", "--loop.log_every=50", "--loop.checkpoint_every=100"]
+    options.append(f"--optim.matrix_lr={matrix_lr}")
     run(spawn, [*options, f"--loop.output={tmp_path / 'whole'}"])
     parts = tmp_path / "parts"
     (killed,), _ = spawn([*COMMON, *options, f"--loop.output={parts}"])
@@ -40,9 +44,12 @@ def test_a_run_killed_and_given_again_equals_an_uninterrupted_one(tmp_path, spaw
         assert torch.equal(value, weights(parts)[name])
 
 
-def test_two_ranks_equal_one_process_and_checkpoints_move_between_them(tmp_path, spawn, figures):
+@pytest.mark.parametrize("matrix_lr", [0.0, 1e-2])
+def test_two_ranks_equal_one_process_and_checkpoints_move_between_them(
+    tmp_path, spawn, figures, matrix_lr
+):
     one, two = tmp_path / "one", tmp_path / "two"
-    options = ["--dropout=0", "--loop.preview_every=5"]
+    options = ["--dropout=0", "--loop.preview_every=5", f"--optim.matrix_lr={matrix_lr}"]
     run(spawn, [*options, "--batch_size=4", f"--loop.output={one}"])
     run(spawn, [*options, "--batch_size=2", f"--loop.output={two}"], ranks=2)
     for single, sharded in zip(figures(one), figures(two), strict=True):
@@ -57,7 +64,7 @@ def test_two_ranks_equal_one_process_and_checkpoints_move_between_them(tmp_path,
     for folder in (preview.parent, Path("export")):
         assert (two / folder / "kind.txt").read_text() == "Model False"
 
-    moving = ["--dropout=0", "--batch_size=2", f"--loop.output={two}"]
+    moving = ["--dropout=0", "--batch_size=2", f"--loop.output={two}", options[-1]]
     (refused,), errors = spawn([*COMMON, *moving, "--loop.max_steps=14"])
     refused.join()
     assert refused.exitcode != 0

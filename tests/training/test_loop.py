@@ -59,10 +59,12 @@ class InterruptingStage(Stage):
         return super().targets(batch)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, figures):
-    whole = trained(configured(tmp_path / "whole"))
+@pytest.mark.parametrize("matrix_lr", [0.0, 1e-2])
+def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, figures, matrix_lr):
+    optim = {"matrix_lr": matrix_lr}
+    whole = trained(configured(tmp_path / "whole", optim=optim))
 
-    config = configured(tmp_path / "parts")
+    config = configured(tmp_path / "parts", optim=optim)
     random_state.seed(0)
     first = InterruptingStage(config)
     with pytest.raises(Interrupted, match="stopped at step 7 of 12; saved in .*step-000007"):

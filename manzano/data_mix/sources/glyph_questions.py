@@ -35,10 +35,7 @@ def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
                     shape, colour, size, image_size=image_size, **glyphs.random_place(rng)
                 ),
             ),
-            # Half name the shape alone: see easy_vqa.shape_only.
-            caption=glyphs.describe("", shape)
-            if index % 2
-            else glyphs.describe(colour, shape, size),
+            caption=glyphs.describe(colour, shape, size),
             source=NAME,
             licence=LICENCE,
             concept=f"glyph/{colour} {shape}",

@@ -42,7 +42,7 @@ def configured(name: str, root: Path, output: Path, *, num_workers: int = 0, **l
         "loop": LoopConfig(
             **{"output": str(output), "max_steps": 2, "log_every": 1, "device": "cpu"} | loop
         ),
-        "optim": OptimConfig(lr=1e-3, warmup_steps=1, schedule="constant"),
+        "optim": OptimConfig(lr=1e-3, matrix_lr=2e-3, warmup_steps=1, schedule="constant"),
         "data": DataConfig(
             mixture=mixture,
             batch_size=2,
