@@ -32,7 +32,7 @@ def language_config(settings: dict) -> PreTrainedConfig:
 def load_pretrained(settings: dict, vocab_size: int) -> PreTrainedModel | None:
     """The model of `{"pretrained": NAME}` with `vocab_size` rows; None for other settings.
 
-    Rows it lacks (image ids) start like a draw from its text rows' mean and covariance.
+    Rows it lacks begin as a draw from its text rows' mean and covariance.
 
     Raises:
         ValueError: if there are other settings beside the name.

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toy_stage import Model
 from torch import nn
+from toy_stage import Model
 from transformers import AutoModelForCausalLM
 
 from manzano.llm.backbone import language_config

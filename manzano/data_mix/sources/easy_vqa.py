@@ -39,7 +39,7 @@ def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
             task="understanding",
             turns=tuple(turns),
             images=(image.resize((image_size, image_size), Image.Resampling.BICUBIC),),
-            caption=shape_only(caption(pairs)) if image_id % 2 else caption(pairs),
+            caption=caption(pairs),
             source=NAME,
             licence=LICENCE,
             concept=f"easy-vqa/{split}/{image_id}",
@@ -50,16 +50,6 @@ def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
 def kind(answer: str) -> str:
     """The type of a question, told from its answer: "colour", "shape" or "yes/no"."""
     return "colour" if answer in COLOURS else "shape" if answer in SHAPES else "yes/no"
-
-
-def shape_only(caption: str) -> str:
-    """ "a red circle" -> "a circle"; as it is where the shape is not known.
-
-    Half of the captions: where all of them name the colour, telling colours apart is nearly all
-    that the contrastive stage needs, and it learns little of shapes (docs/log.md).
-    """
-    shape = caption.split()[-1:]
-    return f"a {shape[0]}" if shape and shape[0] in SHAPES else caption
 
 
 def caption(pairs: Pairs) -> str:

@@ -19,6 +19,7 @@ from manzano.configuration import ManzanoConfig
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.data_mix.schema import read_samples
 from manzano.llm.backbone import language_config, load_pretrained
+from manzano.llm.image_rows import init_image_rows
 from manzano.llm.loss import count_targets
 from manzano.llm.vocabulary import joint_vocabulary
 from manzano.model import ManzanoForConditionalGeneration
@@ -81,6 +82,8 @@ def assemble(
     model.vision.load_state_dict(vision.state_dict())
     if pretrained is not None:
         model.language_model.load_state_dict(pretrained.state_dict())
+    every_id = torch.arange(vision.config.codebook_size)
+    init_image_rows(model.language_model, vision.embed_ids(every_id[None])[0], vocabulary)
     return model
 
 
