@@ -113,18 +113,25 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return splice(embeds, input_ids == self.vocabulary.image, blocks)
 
     @torch.no_grad()
-    def fill_targets(self, tokens: Tensor, target_pixel_values: Tensor | None) -> Tensor:
-        """tokens (B, T), `<target>` replaced by the joint ids of the pictures to draw, in order."""
-        if target_pixel_values is None:
-            return tokens
-        ids = self.vision.discrete(target_pixel_values)  # (P, N)
+    def target_ids(self, pixel_values: Tensor) -> Tensor:
+        """Joint ids (Q, N) of the pictures to draw, (Q, 3, H, W)."""
+        return self.vision.discrete(pixel_values) + self.vocabulary.image_offset
+
+    def fill_targets(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """tokens (B, T), `<target>` replaced by the joint ids (Q, N) of the pictures, in order."""
         where = tokens == self.vocabulary.target
         if int(where.sum()) != ids.numel():
             raise ValueError(
                 f"{int(where.sum())} <target> tokens for {len(ids)} target pictures of "
                 f"{ids.shape[1]} ids"
             )
-        return tokens.masked_scatter(where, ids.flatten() + self.vocabulary.image_offset)
+        return tokens.masked_scatter(where, ids)
+
+    def scatter_ids(self, ids: Tensor, rate: float) -> Tensor:
+        """A share `rate` of joint image ids replaced by ids drawn at random."""
+        start, size = self.vocabulary.image_offset, self.vocabulary.image_size
+        drawn = torch.randint_like(ids, start, start + size)
+        return torch.where(torch.rand(ids.shape, device=ids.device) < rate, drawn, ids)
 
     def forward(
         self,
@@ -132,6 +139,7 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         image_index: Tensor | None = None,
         target_pixel_values: Tensor | None = None,
+        target_noise: float = 0.0,
         labels: Tensor | None = None,
         totals: dict[str, Tensor] | None = None,
         attention_mask: Tensor | None = None,
@@ -146,16 +154,21 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: (B, T) joint ids; `<image>` and `<target>` where pictures go.
             pixel_values, image_index: see `embed`.
             target_pixel_values: (Q, 3, H, W) pictures whose ids take the place of `<target>`.
+            target_noise: share of these ids that is read as another, random id, so that the next
+                one is told from the words rather than from the ids before it.
             labels: (B, T) joint ids or `<target>`, -100 where nothing is predicted; not shifted.
             totals: targets per modality in the global batch (see `unified_loss`); by default those
                 of this batch.
             position_ids: (B, T); where several sequences are packed in a row without
                 attention_mask, each restarts at 0 and there is no attention across them.
         """
+        ids = None if target_pixel_values is None else self.target_ids(target_pixel_values)
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("there is nothing to read: give input_ids or inputs_embeds")
-            input_ids = self.fill_targets(input_ids, target_pixel_values)
+            if ids is not None:
+                read = self.scatter_ids(ids, target_noise) if target_noise else ids
+                input_ids = self.fill_targets(input_ids, read)
             inputs_embeds = self.embed(input_ids, pixel_values, image_index)
         out = self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
@@ -163,7 +176,8 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )  # fmt: skip
         loss = terms = None
         if labels is not None:
-            labels = self.fill_targets(labels, target_pixel_values)
+            if ids is not None:
+                labels = self.fill_targets(labels, ids)
             if totals is None:
                 counts = count_targets(labels, self.vocabulary)
                 totals = {k: torch.tensor(n, device=labels.device) for k, n in counts.items()}

@@ -36,15 +36,15 @@ PARTS = (
 class DrawingSettings:
     """How ids are sampled and painted; the defaults suit the demo, the README says more."""
 
-    temperature: float = 1.0
+    temperature: float = 0.5
     """Of the ids; 0 takes the likeliest."""
     top_k: int | None = None
     """Sample among this many likeliest ids."""
     top_p: float | None = None
     """Sample among the likeliest ids that hold this much probability."""
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.5
     """How far ids follow the words: 1 is no guidance."""
-    decoder_guidance_scale: float = 1.5
+    decoder_guidance_scale: float = 3.0
     """How far the decoder follows the ids: 1 is no guidance."""
     reference_guidance_scale: float = 1.0
     """How far an edit keeps to its reference: 1 is no guidance."""

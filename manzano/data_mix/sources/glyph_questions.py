@@ -10,14 +10,18 @@ from manzano.data_mix.sources import glyphs
 NAME = "glyph_questions"
 LICENCE, ATTRIBUTION, PACKAGES = glyphs.LICENCE, glyphs.ATTRIBUTION, glyphs.PACKAGES
 
-_NUM_TRAIN = 2500
+_NUM_TRAIN = 5000
 _TEST_ROUNDS = 6
 
 
 def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
-    """Four questions an image; every concept and size of the split equally often."""
+    """Four questions an image. Training: every other image is of a shape that is never drawn; of
+    either kind every concept and size equally often."""
     rng = random.Random(f"{seed}/{NAME}/{split}")
-    shown = [(*concept, size) for concept in glyphs.concepts(split) for size in glyphs.SIZES]
+    concepts = glyphs.concepts(split)
+    if split == "train":
+        concepts = concepts * 2 + glyphs.concepts(split, glyphs.MORE_SHAPES)
+    shown = [(*concept, size) for concept in concepts for size in glyphs.SIZES]
     count = _NUM_TRAIN if split == "train" else _TEST_ROUNDS * len(shown)
     for index, (colour, shape, size) in enumerate(islice(glyphs.shuffled_cycle(shown, rng), count)):
         pairs = [
