@@ -15,13 +15,9 @@ _TEST_ROUNDS = 6
 
 
 def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
-    """Four questions an image. Training: every other image is of a shape that is never drawn; of
-    either kind every concept and size equally often."""
+    """Four questions an image, of what `glyphs.shown` says."""
     rng = random.Random(f"{seed}/{NAME}/{split}")
-    concepts = glyphs.concepts(split)
-    if split == "train":
-        concepts = concepts * 2 + glyphs.concepts(split, glyphs.MORE_SHAPES)
-    shown = [(*concept, size) for concept in concepts for size in glyphs.SIZES]
+    shown = glyphs.shown(split)
     count = _NUM_TRAIN if split == "train" else _TEST_ROUNDS * len(shown)
     for index, (colour, shape, size) in enumerate(islice(glyphs.shuffled_cycle(shown, rng), count)):
         pairs = [

@@ -52,12 +52,12 @@ SHAPES: dict[str, str] = {
 MORE_SHAPES: dict[str, str] = {
     "apple": "1F34E", "pear": "1F350", "mushroom": "1F344", "cup": "2615", "house": "1F3E0",
     "car": "1F697", "key": "1F511", "book": "1F4D5", "hat": "1F3A9", "crown": "1F451",
-    "sock": "1F9E6", "dress": "1F457", "umbrella": "2602", "anchor": "2693", "balloon": "1F388",
+    "sock": "1F9E6", "dress": "1F457", "umbrella": "2602", "leaf": "1F342", "balloon": "1F388",
     "rocket": "1F680", "ghost": "1F47B", "whale": "1F40B", "bird": "1F426", "turtle": "1F422",
     "butterfly": "1F98B", "flower": "1F33C", "cake": "1F382", "trophy": "1F3C6",
 }  # fmt: skip
-"""Shown in training questions only, never drawn: with few shapes a model learns each pair of colour
-and shape by heart, and fails on new pairs."""
+"""In training questions and drawings only, never in a test: with few shapes a model learns each
+pair of colour and shape by heart, and fails on new pairs."""
 SIZES: dict[str, float] = {"small": 0.42, "large": 0.76}
 """The longer side of the glyph, as a fraction of the image."""
 
@@ -83,6 +83,15 @@ def concepts(split: str, shapes: Iterable[str] = SHAPES) -> list[tuple[str, str]
     """All (colour, shape) of a split, in a fixed order."""
     every = ((colour, shape) for shape in shapes for colour in COLOURS)
     return [concept for concept in every if concept_split(*concept) == split]
+
+
+def shown(split: str) -> list[tuple[str, str, str]]:
+    """(colour, shape, size) to ask about or to draw, in a fixed order; each equally often, but in
+    training those of MORE_SHAPES half as often as the others."""
+    found = concepts(split)
+    if split == "train":
+        found = found * 2 + concepts(split, MORE_SHAPES)
+    return [(*concept, size) for concept in found for size in SIZES]
 
 
 def describe(colour: str, shape: str, size: str = "") -> str:
