@@ -1,14 +1,14 @@
 """Glyphs: OpenMoji pictures recoloured, for drawing, for editing and for questions.
 
-Twelve shapes in eight colours and two sizes; training questions show more of them. A concept
-is a colour with a shape; a fifth of the concepts is held out from all three tasks at once, so what
-the test asks for was never seen in training although each of its two words was.
+Twelve shapes in eight colours and two sizes. A concept is a colour with a shape; a fifth of the
+concepts is held out from all three tasks at once, so what the test asks for was never seen in
+training although each of its two words was.
 """
 
 import io
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 from PIL import Image
@@ -49,15 +49,6 @@ SHAPES: dict[str, str] = {
     "hand": "270B",
     "boot": "1F462",
 }
-MORE_SHAPES: dict[str, str] = {
-    "apple": "1F34E", "pear": "1F350", "mushroom": "1F344", "cup": "2615", "house": "1F3E0",
-    "car": "1F697", "key": "1F511", "book": "1F4D5", "hat": "1F3A9", "crown": "1F451",
-    "sock": "1F9E6", "dress": "1F457", "umbrella": "2602", "leaf": "1F342", "balloon": "1F388",
-    "rocket": "1F680", "ghost": "1F47B", "whale": "1F40B", "bird": "1F426", "turtle": "1F422",
-    "butterfly": "1F98B", "flower": "1F33C", "cake": "1F382", "trophy": "1F3C6",
-}  # fmt: skip
-"""In training questions and drawings only, never in a test: with few shapes a model learns each
-pair of colour and shape by heart, and fails on new pairs."""
 SIZES: dict[str, float] = {"small": 0.42, "large": 0.76}
 """The longer side of the glyph, as a fraction of the image."""
 
@@ -79,19 +70,10 @@ def concept_split(colour: str, shape: str) -> str:
     return "test" if held_out else "train"
 
 
-def concepts(split: str, shapes: Iterable[str] = SHAPES) -> list[tuple[str, str]]:
+def concepts(split: str) -> list[tuple[str, str]]:
     """All (colour, shape) of a split, in a fixed order."""
-    every = ((colour, shape) for shape in shapes for colour in COLOURS)
+    every = ((colour, shape) for shape in SHAPES for colour in COLOURS)
     return [concept for concept in every if concept_split(*concept) == split]
-
-
-def shown(split: str) -> list[tuple[str, str, str]]:
-    """(colour, shape, size) to ask about or to draw, in a fixed order; each equally often, but in
-    training those of MORE_SHAPES half as often as the others."""
-    found = concepts(split)
-    if split == "train":
-        found = found * 2 + concepts(split, MORE_SHAPES)
-    return [(*concept, size) for concept in found for size in SIZES]
 
 
 def describe(colour: str, shape: str, size: str = "") -> str:
@@ -123,7 +105,7 @@ def _sprite(shape: str, colour: str, length: int) -> Image.Image:
     """The recoloured glyph as RGBA, cropped, its longer side `length` pixels."""
     import resvg_py
 
-    svg = _recolour(_read_svg((SHAPES | MORE_SHAPES)[shape]), COLOURS[colour])
+    svg = _recolour(_read_svg(SHAPES[shape]), COLOURS[colour])
     png = resvg_py.svg_to_bytes(svg_string=svg, width=288, skip_system_fonts=True)
     glyph = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     glyph = glyph.crop(glyph.getchannel("A").getbbox())
