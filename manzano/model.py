@@ -127,19 +127,12 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         return tokens.masked_scatter(where, ids)
 
-    def scatter_ids(self, ids: Tensor, rate: float) -> Tensor:
-        """A share `rate` of joint image ids replaced by ids drawn at random."""
-        start, size = self.vocabulary.image_offset, self.vocabulary.image_size
-        drawn = torch.randint_like(ids, start, start + size)
-        return torch.where(torch.rand(ids.shape, device=ids.device) < rate, drawn, ids)
-
     def forward(
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_index: Tensor | None = None,
         target_pixel_values: Tensor | None = None,
-        target_noise: float = 0.0,
         labels: Tensor | None = None,
         totals: dict[str, Tensor] | None = None,
         attention_mask: Tensor | None = None,
@@ -154,8 +147,6 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: (B, T) joint ids; `<image>` and `<target>` where pictures go.
             pixel_values, image_index: see `embed`.
             target_pixel_values: (Q, 3, H, W) pictures whose ids take the place of `<target>`.
-            target_noise: share of these ids that is read as another, random id, so that the next
-                one is told from the words rather than from the ids before it.
             labels: (B, T) joint ids or `<target>`, -100 where nothing is predicted; not shifted.
             totals: targets per modality in the global batch (see `unified_loss`); by default those
                 of this batch.
@@ -167,8 +158,7 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if input_ids is None:
                 raise ValueError("there is nothing to read: give input_ids or inputs_embeds")
             if ids is not None:
-                read = self.scatter_ids(ids, target_noise) if target_noise else ids
-                input_ids = self.fill_targets(input_ids, read)
+                input_ids = self.fill_targets(input_ids, ids)
             inputs_embeds = self.embed(input_ids, pixel_values, image_index)
         out = self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,

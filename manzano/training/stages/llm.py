@@ -51,9 +51,6 @@ class Config(TrainConfig):
     """Questions drawn of a sample that asks more about its picture."""
     drop_prompt: float = 0.1
     """Share of prompts left out, for classifier-free guidance."""
-    target_noise: float = 0.0
-    """Share of the ids of a picture to draw that is read as another id (the loss asks for the true
-    ones): the next id is then told from the words, not from the ids before it."""
     image_weight: float = 0.5
     """Weight of the loss on image ids against 1 for text."""
     preview_source: str = ""
@@ -150,8 +147,7 @@ class Stage:
         out = self.model(
             input_ids=batch.input_ids, labels=batch.labels, position_ids=batch.position_ids,
             pixel_values=batch.pixel_values, image_index=batch.image_index,
-            target_pixel_values=batch.target_pixel_values, target_noise=self.config.target_noise,
-            totals=totals, use_cache=False,
+            target_pixel_values=batch.target_pixel_values, totals=totals, use_cache=False,
         )  # fmt: skip
         return out.loss, {f"{name}": term.detach() for name, term in out.terms.items()}
 
