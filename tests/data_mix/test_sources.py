@@ -105,6 +105,17 @@ def test_the_reference_of_a_test_edit_shows_a_training_concept_unless_only_resiz
             assert glyphs.concept_split(edit["from"]["colour"], edit["from"]["shape"]) == "train"
 
 
+def test_more_colours_are_in_training_and_in_no_test(samples):
+    for name in ("drawing", "glyph_questions"):
+        colours = {
+            split: {sample.concept.split()[0] for sample in samples[name][split]}
+            for split in SPLITS
+        }
+        assert colours["test"] == {f"glyph/{colour}" for colour in glyphs.COLOURS}
+        more = {f"glyph/{colour}" for colour in glyphs.MORE_COLOURS}
+        assert colours["train"] == colours["test"] | more
+
+
 def test_every_concept_is_drawn_about_equally_often(samples):
     counts = Counter(sample.caption for sample in samples["drawing"]["train"])
     assert max(counts.values()) - min(counts.values()) <= 1

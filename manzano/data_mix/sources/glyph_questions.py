@@ -15,9 +15,9 @@ _TEST_ROUNDS = 6
 
 
 def samples(split: str, *, image_size: int, seed: int) -> Iterator[Sample]:
-    """Four questions an image; every concept and size of the split equally often."""
+    """Four questions an image, of everything in `glyphs.shown` equally often."""
     rng = random.Random(f"{seed}/{NAME}/{split}")
-    shown = [(*concept, size) for concept in glyphs.concepts(split) for size in glyphs.SIZES]
+    shown = glyphs.shown(split)
     count = _NUM_TRAIN if split == "train" else _TEST_ROUNDS * len(shown)
     for index, (colour, shape, size) in enumerate(islice(glyphs.shuffled_cycle(shown, rng), count)):
         pairs = [

@@ -1,8 +1,8 @@
 """Glyphs: OpenMoji pictures recoloured, for drawing, for editing and for questions.
 
-Twelve shapes in eight colours and two sizes. A concept is a colour with a shape; a fifth of the
-concepts is held out from all three tasks at once, so what the test asks for was never seen in
-training although each of its two words was.
+Twelve shapes in eight colours and two sizes; in training eight more colours. A concept is a colour
+with a shape; a fifth of the concepts is held out from all three tasks at once, so what the test
+asks for was never seen in training although each of its two words was.
 """
 
 import io
@@ -35,6 +35,18 @@ COLOURS: dict[str, Colour] = {
     "pink": (252, 152, 196),
     "brown": (128, 82, 44),
 }
+MORE_COLOURS: dict[str, Colour] = {
+    "teal": (0, 148, 140),
+    "cyan": (92, 208, 240),
+    "navy": (24, 36, 104),
+    "lime": (176, 226, 64),
+    "gray": (148, 148, 148),
+    "magenta": (216, 40, 160),
+    "beige": (222, 196, 150),
+    "olive": (120, 124, 30),
+}
+"""In training questions and drawings only, never in a test: with few colours a model learns each
+pair of colour and shape by heart, and fails on new pairs."""
 SHAPES: dict[str, str] = {
     "heart": "2764",
     "star": "2B50",
@@ -76,6 +88,15 @@ def concepts(split: str) -> list[tuple[str, str]]:
     return [concept for concept in every if concept_split(*concept) == split]
 
 
+def shown(split: str) -> list[tuple[str, str, str]]:
+    """(colour, shape, size) to ask about or to draw, each equally often, in a fixed order; in
+    training every shape in MORE_COLOURS too."""
+    found = concepts(split)
+    if split == "train":
+        found += [(colour, shape) for shape in SHAPES for colour in MORE_COLOURS]
+    return [(*concept, size) for concept in found for size in SIZES]
+
+
 def describe(colour: str, shape: str, size: str = "") -> str:
     """ "a red heart", "an orange star", "a small red heart"."""
     words = f"{size} {colour} {shape}".split()
@@ -105,7 +126,7 @@ def _sprite(shape: str, colour: str, length: int) -> Image.Image:
     """The recoloured glyph as RGBA, cropped, its longer side `length` pixels."""
     import resvg_py
 
-    svg = _recolour(_read_svg(SHAPES[shape]), COLOURS[colour])
+    svg = _recolour(_read_svg(SHAPES[shape]), (COLOURS | MORE_COLOURS)[colour])
     png = resvg_py.svg_to_bytes(svg_string=svg, width=288, skip_system_fonts=True)
     glyph = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     glyph = glyph.crop(glyph.getchannel("A").getbbox())
