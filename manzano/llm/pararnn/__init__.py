@@ -1,4 +1,4 @@
-"""Nonlinear recurrent layers that train in parallel over time: ParaGRU, ParaLSTM, and one's own cells.
+"""Nonlinear recurrent layers that train in parallel over time: ParaGRU, ParaLSTM, one's own.
 
 See docs/pararnn.md. Importing compiles nothing; native kernels are built at their first use.
 """

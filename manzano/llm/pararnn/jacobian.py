@@ -1,7 +1,7 @@
 """Jacobians of a cell's step from autograd, and the check that the step is what a Cell claims.
 
-Where every channel of every leading index is computed by itself, the gradient of the sum over all of
-them holds each one's own derivative: S vector-Jacobian products give all S x S blocks.
+Where every channel of every leading index is computed by itself, the gradient of the sum over all
+of them holds each one's own derivative: S vector-Jacobian products give all S x S blocks.
 
 Letters: S state size, G preactivations, D channels.
 """

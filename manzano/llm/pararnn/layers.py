@@ -131,7 +131,7 @@ class ParaRNNLayer(nn.Module):
         """x (B, T, D_in) -> y (B, T, D_h) and the final state (N, S, D_h).
 
         Args:
-            state: (N, S, D_h) before each sequence, fp32 for half types, else like x; None is zeros.
+            state: (N, S, D_h) before each sequence, fp32 for half types, else as x; None is zeros.
             cu_seqlens: (N + 1,), for B = 1 row that packs N sequences; None for one a row (N = B).
 
         Raises:

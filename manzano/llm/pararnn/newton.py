@@ -1,4 +1,4 @@
-"""Newton's method on all time steps at once, in pure PyTorch (ParaRNN, arXiv 2510.21450, section 2).
+"""Newton's method on all time steps at once, in pure PyTorch (arXiv 2510.21450, section 2).
 
 The unknowns are the states h_1 .. h_T of h_t = f(h_{t-1}, u_t). One iteration solves the linear
 recurrence d_t = J_t d_{t-1} + r_t, r_t = f(h_{t-1}, u_t) - h_t, and adds d. The backward pass is
@@ -21,7 +21,7 @@ from manzano.llm.pararnn.packing import at_starts, previous_states
 from manzano.llm.pararnn.report import ConvergenceError, Report, SolverOptions
 
 Recurrence = Callable[[Tensor, Tensor, bool], Tensor]
-"""recurrence(jacobians (B, T, S, S, D), right (B, T, S, D), reverse) -> x (B, T, S, D), of one dtype:
+"""recurrence(jacobians (B, T, S, S, D), right (B, T, S, D), reverse) -> x (B, T, S, D), one dtype:
 x_t = J_t x_{t-1} + right_t from x_{-1} = 0, or in reverse x_t = J_{t+1}^T x_{t+1} + right_t from
 x_T = 0. J_0 is never used."""
 

@@ -1,4 +1,4 @@
-"""Packed sequences: several in one row of T steps, their borders in cu_seqlens as flash-attn has it.
+"""Packed sequences: several in one row of T steps, their borders in cu_seqlens, as in flash-attn.
 
 Letters: T steps, N sequences.
 """

@@ -1,4 +1,4 @@
-"""The plain loop over time in PyTorch: the oracle of all solvers, differentiable any number of times.
+"""The plain loop over time in PyTorch: the oracle of all solvers, differentiable repeatedly.
 
 Letters: B rows, T steps, G preactivations, S state size, D channels, N sequences.
 """

@@ -47,9 +47,9 @@ def auto(
 ) -> tuple[Tensor, Report]:
     """The fastest solver that serves; what none can certify is solved by the plain loop.
 
-    `fused` where it has the cell and the device. Else, where steps are many and channels few, Newton
-    (`reduction` if its kernel is there), which waits for the device once an iteration. Else, and
-    where Newton has not converged, `sequential`.
+    `fused` where it has the cell and the device. Else, where steps are many and channels few,
+    `newton`, which waits for the device once an iteration. Else, and where Newton has not
+    converged, `sequential`.
     """
     arguments = (cell, preactivations, parameters, state, starts, options)
     # Until fused.py is there; it needs supports(cell, preactivations) -> bool and fused(...).
