@@ -29,9 +29,8 @@ class ParaRNNConfig(PreTrainedConfig):
         rope_parameters, max_position_embeddings: of the attention layers, as in Qwen3Config.
 
     Raises:
-        ValueError: for an unknown cell or layer type, heads that do not divide the hidden size, or
-            sizes that do not fit together (huggingface_hub wraps it where it comes from
-            `validate_layer_type`).
+        ValueError: for an unknown cell or layer type, heads that do not divide the hidden size, a
+            kernel below 1, or layer_types of another number than the layers.
     """
 
     model_type = "pararnn"
@@ -69,17 +68,19 @@ class ParaRNNConfig(PreTrainedConfig):
             self.layer_types = [RECURRENT] * self.num_hidden_layers
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
+        if self.cell not in CELL_NAMES:
+            raise ValueError(f"cell is one of {', '.join(CELL_NAMES)}, got {self.cell!r}")
+        heads = {"num_heads": self.num_heads}
+        if ATTENTION in self.layer_types and self.head_dim is None:
+            heads["num_attention_heads"] = self.num_attention_heads
+        for name, number in heads.items():
+            if number < 1 or self.hidden_size % number:
+                raise ValueError(f"{name} {number} must divide hidden_size {self.hidden_size}")
+        if self.conv_kernel < 1:
+            raise ValueError(f"conv_kernel must be at least 1, got {self.conv_kernel}")
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
         super().__post_init__(**kwargs)
-        if self.cell not in CELL_NAMES:
-            raise ValueError(f"cell is one of {', '.join(CELL_NAMES)}, got {self.cell!r}")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"num_heads {self.num_heads} must divide hidden_size {self.hidden_size}"
-            )
-        if self.conv_kernel < 1:
-            raise ValueError(f"conv_kernel must be at least 1, got {self.conv_kernel}")
         self.validate_layer_type()
 
     def validate_layer_type(self):

@@ -77,9 +77,11 @@ class ParaRNNDecoderLayer(GradientCheckpointingLayer):
             hidden = torch.addcmul(mixed, hidden, self.residual_scale.to(hidden.dtype))
         else:
             assert position_embeddings is not None
-            hidden = hidden + self.self_attn(
-                normed, position_embeddings, attention_mask, past_key_values, **kwargs
-            )[0]
+            mixed, _ = self.self_attn(
+                normed, position_embeddings=position_embeddings, attention_mask=attention_mask,
+                past_key_values=past_key_values, **kwargs,
+            )  # fmt: skip
+            hidden = hidden + mixed
         return hidden + self.mlp(self.mlp_norm(hidden))
 
 
@@ -143,9 +145,7 @@ class ParaRNNModel(ParaRNNPreTrainedModel):
     def __init__(self, config: ParaRNNConfig):
         super().__init__(config)
         assert config.layer_types is not None
-        self.embed_tokens = nn.Embedding(
-            config.vocab_size, config.hidden_size, config.pad_token_id
-        )
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
             ParaRNNDecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )

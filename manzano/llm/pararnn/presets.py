@@ -28,6 +28,4 @@ def preset(size: str, cell: str = "gru") -> ParaRNNConfig:
     """
     if size not in SIZES:
         raise ValueError(f"the paper's sizes are {', '.join(SIZES)}; got {size!r}")
-    return ParaRNNConfig(
-        cell=cell, vocab_size=50_432, max_position_embeddings=2048, **SIZES[size]
-    )
+    return ParaRNNConfig(cell=cell, vocab_size=50_432, max_position_embeddings=2048, **SIZES[size])
