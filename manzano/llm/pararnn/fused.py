@@ -88,9 +88,9 @@ def fused(
 
 
 def shape_of(preactivations: Tensor, state: Tensor, cell: int) -> list[int]:
-    """Cell, element, sequences, steps and channels, as the kernels take them."""
-    _, steps, _, channels = preactivations.shape
-    return [cell, ELEMENTS.index(preactivations.dtype), len(state), steps, channels]
+    """Cell, element, rows, sequences, steps and channels, as the kernels take them."""
+    rows, steps, _, channels = preactivations.shape
+    return [cell, ELEMENTS.index(preactivations.dtype), rows, len(state), steps, channels]
 
 
 def checkpoint_shape(preactivations: Tensor, state: Tensor) -> tuple[int, ...]:

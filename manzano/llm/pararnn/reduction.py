@@ -51,7 +51,7 @@ def native_recurrence(jacobians: Tensor, right: Tensor, reverse: bool) -> Tensor
     loaded = kernels(right)
     scratch = None
     if right.is_cuda:
-        size = loaded.reduction_scratch(right.element_size(), block, rows, steps, channels)
+        size = loaded.reduction_bytes(right.element_size(), block, rows, steps, channels)
         scratch = right.new_empty(size, dtype=torch.uint8)
     loaded.reduction(
         right.dtype == torch.float64,

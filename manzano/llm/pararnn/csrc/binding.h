@@ -30,6 +30,7 @@ class Arguments {
     FusedShape x;
     x.cell = int(number());
     x.element = int(number());
+    x.rows = number();
     x.sequences = number();
     x.steps = number();
     x.channels = number();
@@ -126,10 +127,10 @@ PyObject* call(Kernel kernel) {
 #define MODULE_INIT(name) JOIN_TOKENS(PyInit_, name)
 #define FUNCTION(name)                                                                             \
   static PyObject* name(PyObject*, PyObject* const* values, Py_ssize_t count)
-#define METHOD(name) {#name, (PyCFunction)(void (*)())name, METH_FASTCALL, nullptr}
+#define METHOD(name) {#name, (PyCFunction)(void (*)())name, METH_FASTCALL, nullptr},
 #define TEXT_OF(name) #name
-#define MODULE(name)                                                                               \
+#define MODULE(name, ...)                                                                          \
   static PyMethodDef methods[] = {                                                                 \
-      METHOD(fused_forward), METHOD(fused_backward), METHOD(reduction), {}};                       \
+      METHOD(fused_forward) METHOD(fused_backward) METHOD(reduction) __VA_ARGS__{}};               \
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, TEXT_OF(name), nullptr, -1, methods};        \
   PyMODINIT_FUNC MODULE_INIT(name)() { return PyModule_Create(&module); }

@@ -20,7 +20,7 @@ constexpr int kBurnIn = 32;
 
 struct FusedShape {
   int cell, element;
-  int64_t sequences, steps, channels;
+  int64_t rows, sequences, steps, channels;  // rows: B
   int64_t chunks;         // chunks of time a sequence is cut into
   const int64_t* starts;  // (N + 1), or null where each row is one sequence
 };

@@ -131,17 +131,9 @@ struct Backward {
       for (int g = 0; g < G; ++g) store(du[g], out + g * D, count);
       for (int s = 0; s < S; ++s) lambda[s] = by_previous[s];
     } else {
-      L next[S], jacobian[S * S], old[S * S];
+      L next[S], jacobian[S * S];
       Cell::step_jacobian(state, u, a, next, jacobian);
-      for (int i = 0; i < S * S; ++i) old[i] = transfer[i];
-      for (int i = 0; i < S; ++i) {
-        lambda[i] = jacobian[i] * mu[0];
-        for (int k = 1; k < S; ++k) lambda[i] += jacobian[k * S + i] * mu[k];
-        for (int j = 0; j < S; ++j) {
-          transfer[i * S + j] = jacobian[i] * old[j];
-          for (int k = 1; k < S; ++k) transfer[i * S + j] += jacobian[k * S + i] * old[k * S + j];
-        }
-      }
+      transfer_back<L, S>(jacobian, mu, lambda, transfer);
     }
   }
 
@@ -250,6 +242,7 @@ struct Backward {
   }
 
   void run() const {
+    expect_writes(p.grad_preactivations, p.shape.rows * p.shape.steps * G * D * sizeof(I));
     if (chunks == 1) exact();
     else chunked();
   }

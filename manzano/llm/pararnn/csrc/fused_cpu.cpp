@@ -74,7 +74,7 @@ struct Forward {
         L* h = state + v * S;
         if (kProduct) {
           Cell::step_jacobian(h, u, a + v * P, next, jacobian);
-          multiply(jacobian, product + v * S * S);
+          multiply<L, S>(jacobian, product + v * S * S);
         } else {
           Cell::step(h, u, a + v * P, next);
         }
@@ -84,17 +84,6 @@ struct Forward {
         }
       }
     }
-  }
-
-  static void multiply(const L* jacobian, L* product) {
-    L old[S * S];
-    for (int i = 0; i < S * S; ++i) old[i] = product[i];
-    for (int i = 0; i < S; ++i)
-      for (int j = 0; j < S; ++j) {
-        L sum = jacobian[i * S] * old[j];
-        for (int k = 1; k < S; ++k) sum += jacobian[i * S + k] * old[k * S + j];
-        product[i * S + j] = sum;
-      }
   }
 
   void exact() const {
@@ -239,6 +228,7 @@ struct Forward {
   }
 
   void run() const {
+    expect_writes(p.states, p.shape.rows * p.shape.steps * S * p.shape.channels * sizeof(I));
     if (chunks == 1) exact();
     else shoot();
   }

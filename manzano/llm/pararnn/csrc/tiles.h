@@ -7,7 +7,23 @@
 
 #include "fused.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace pararnn {
+
+// Asks for large pages under an output that nothing has touched yet: its page faults, one every
+// 4 KiB, otherwise cost as much as the computation.
+inline void expect_writes(void* output, int64_t bytes) {
+#ifdef __linux__
+  constexpr uintptr_t kPage = 1 << 21;
+  const uintptr_t begin = ((uintptr_t)output + kPage - 1) / kPage * kPage;
+  const uintptr_t end = ((uintptr_t)output + bytes) / kPage * kPage;
+  // Advice only: a kernel without large pages refuses it, and nothing is lost.
+  if (begin < end) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 struct Span {
   int64_t row, begin, end;  // steps begin .. end of a row
