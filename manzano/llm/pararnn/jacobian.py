@@ -20,6 +20,8 @@ def jacobian_of(after: Tensor, before: Tensor) -> Tensor:
     Both are (..., S, D), `after` computed from `before` by a channelwise step. The graph between
     them is kept.
     """
+    if not after.requires_grad:  # a step that ignores the state
+        return after.new_zeros((*after.shape[:-1], *after.shape[-2:]))
     rows = []
     for row in after.unbind(-2):
         (gradient,) = torch.autograd.grad(

@@ -16,25 +16,20 @@ from manzano.llm.pararnn.report import Report, SolverOptions
 from manzano.llm.pararnn.solver import SOLVERS, solve, state_dtype
 
 
-class ClampInward(torch.autograd.Function):
-    """Clamp to [-bound, bound] that lets gradients through which lead back inside.
+class Clamp(torch.autograd.Function):
+    """Clamp to [-bound, bound] whose gradient is that of the clamped values.
 
-    The gradient of a plain clamp is zero outside: a parameter that one optimiser step carried over
-    the bound would stay there for good.
+    A plain clamp has none outside: a parameter that one optimiser step carried over the bound would
+    stay there for good.
     """
 
     @staticmethod
     def forward(ctx, values: Tensor, bound: float) -> Tensor:
-        ctx.save_for_backward(values)
-        ctx.bound = bound
         return values.clamp(-bound, bound)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
-        (values,) = ctx.saved_tensors
-        (gradient,) = gradients
-        moves = (values.abs() <= ctx.bound) | (gradient * values > 0)
-        return gradient * moves, None
+        return gradients[0], None
 
 
 class ParaRNNLayer(nn.Module):
@@ -111,7 +106,7 @@ class ParaRNNLayer(nn.Module):
         """The recurrent parameters (P, D_h) as the recurrence uses them: within the bound."""
         if self.recurrent_bound is None:
             return self.recurrent
-        return ClampInward.apply(self.recurrent, self.recurrent_bound)  # pyright: ignore
+        return Clamp.apply(self.recurrent, self.recurrent_bound)  # pyright: ignore
 
     def project(self, x: Tensor) -> Tensor:
         """x (rows, D_in) -> preactivations (rows, G, D_h), in autocast's dtype where that is on."""

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from manzano.llm.pararnn.cells import Cell
 from manzano.llm.pararnn.jacobian import jacobian_of, step_with_jacobian
@@ -80,6 +79,24 @@ def without_resets(jacobians: Tensor, starts: Tensor | None) -> Tensor:
     return jacobians.index_fill_(1, starts[:-1].long(), 0)
 
 
+class OnlyOnce(torch.autograd.Function):
+    """Gradients as they are, whose own gradient is an error.
+
+    torch's `once_differentiable` leaves it out silently where the incoming gradient is a constant.
+    """
+
+    @staticmethod
+    def forward(ctx, *gradients: Tensor):
+        return tuple(gradient.view_as(gradient) for gradient in gradients)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        raise RuntimeError(
+            "this ParaRNN solver is differentiable once: for second derivatives use "
+            'solver="sequential"'
+        )
+
+
 class Solution(torch.autograd.Function):
     """Gives states that solve the recurrence its gradients (implicit function theorem).
 
@@ -94,7 +111,6 @@ class Solution(torch.autograd.Function):
         return states.to(preactivations.dtype).view_as(states)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         preactivations, parameters, state, states, starts = ctx.saved_tensors
         dtype = state.dtype
@@ -108,8 +124,10 @@ class Solution(torch.autograd.Function):
             d_inputs, d_weights, d_before = torch.autograd.grad(
                 after, (inputs, weights, before), multipliers, materialize_grads=True
             )
-        d_state = at_starts(d_before, starts)
-        return d_inputs.to(preactivations.dtype), d_weights, d_state, None, None, None, None
+        result = d_inputs.to(preactivations.dtype), d_weights, at_starts(d_before, starts)
+        if torch.is_grad_enabled():  # create_graph: somebody may differentiate these
+            result = OnlyOnce.apply(*(gradient.detach().requires_grad_() for gradient in result))
+        return (*result, None, None, None, None)
 
 
 def newton_with(

@@ -30,7 +30,7 @@ class Case:
     packed: tuple[int, ...] | None = None
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Preactivations, parameters and state, fp64, of numbers that bf16 and fp16 hold exactly."""
+        """Preactivations, parameters and state, fp64, of numbers that bf16 and fp16 hold."""
         generator = torch.Generator().manual_seed(self.steps)
         cell = CELLS[self.cell]
 
@@ -55,6 +55,10 @@ class Case:
             tensor.bfloat16().half().double() for tensor in (preactivations, parameters, state)
         )
 
+    def __str__(self) -> str:
+        kind = "parity" if self.parity else f"weights{self.weights}-memory{self.memory}"
+        return f"{self.cell}-{self.steps}-{kind}{'-packed' if self.packed else ''}"
+
     def borders(self) -> Tensor | None:
         return None if self.packed is None else torch.tensor(self.packed)
 
@@ -73,10 +77,20 @@ def parity_gru(steps: int, channels: int, generator: torch.Generator) -> tuple[T
 
 
 def results(
-    case: Case, dtype: torch.dtype, solver: str, options: SolverOptions | None = None
+    case: Case,
+    dtype: torch.dtype,
+    solver: str,
+    options: SolverOptions | None = None,
+    noise: int | None = None,
 ) -> dict[str, Tensor]:
-    """States, final state and all gradients of one loss, in fp64, from `solver` run in `dtype`."""
+    """States, final state and all gradients of one loss, in fp64, from `solver` run in `dtype`.
+
+    With `noise`, a seed, inputs are changed by half a rounding unit of the dtype computed in.
+    """
     inputs = case.inputs()
+    if noise is not None:
+        generator, unit = torch.Generator().manual_seed(noise), torch.finfo(state_dtype(dtype)).eps
+        inputs = [x * (1 + (torch.rand(x.shape, generator=generator) - 0.5) * unit) for x in inputs]
     dtypes = (dtype, state_dtype(dtype), state_dtype(dtype))
     leaves = [x.to(d).requires_grad_() for x, d in zip(inputs, dtypes, strict=True)]
     states, final, _ = solve(
@@ -97,25 +111,28 @@ def results(
 
 
 @lru_cache(maxsize=128)
-def loop_results(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+def loop_results(case: Case, dtype: torch.dtype, noise: int | None = None) -> dict[str, Tensor]:
     """`results` of the plain loop, computed once."""
-    return results(case, dtype, "sequential")
+    return results(case, dtype, "sequential", noise=noise)
 
 
 def allowed_errors(case: Case, dtype: torch.dtype) -> dict[str, float]:
     """Twice the error of the plain loop in `dtype`, and a floor of a few roundings.
 
     In fp64, whose own loop is the reference, it is fp32's in proportion to the rounding unit, and
-    four times as much, for the reference is rounded as well.
+    four times as much, for the reference is rounded as well. With strong weights a rounding grows
+    a thousandfold, and one channel's luck is the largest error: there the loop's is the worst of
+    several that round differently.
     """
-    exact = loop_results(case, torch.float64)
     computed = torch.finfo(state_dtype(dtype)).eps
-    loop = loop_results(case, torch.float32 if dtype == torch.float64 else dtype)
     share = 4 * computed / torch.finfo(torch.float32).eps if dtype == torch.float64 else 1
+    measured = torch.float32 if dtype == torch.float64 else dtype
+    draws = (None, 1, 2, 3, 4) if case.weights >= 4 else (None,)
+    loops = [errors(case, loop_results(case, measured, noise)) for noise in draws]
     return {
-        name: 2 * share * float((loop[name] - wanted).abs().max())
+        name: 2 * share * max(loop[name] for loop in loops)
         + 16 * computed * max(1.0, float(wanted.abs().max()))
-        for name, wanted in exact.items()
+        for name, wanted in loop_results(case, torch.float64).items()
     }
 
 

@@ -28,7 +28,7 @@ WHOLE = (torch.float32, torch.float64)
 
 def cases(*lists: list[Case]):
     every = [case for cases in lists for case in cases]
-    return pytest.mark.parametrize("case", every, ids=lambda c: f"{c.cell}-{c.steps}-{c.weights}")
+    return pytest.mark.parametrize("case", every, ids=str)
 
 
 def dtypes(*choices: torch.dtype):
