@@ -27,6 +27,8 @@ from manzano.llm.pararnn.sequential import sequential
 CELLS = (GRU_CELL, LSTM_CELL)
 """Cells with native kernels, at the numbers that csrc/fused.h has for them."""
 
+NUMBERS = {cell.name: number for number, cell in enumerate(CELLS)}
+
 ELEMENTS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Dtypes of inputs and outputs, likewise."""
 
@@ -79,7 +81,7 @@ def fused(
         parameters,
         state,
         starts,
-        CELLS.index(cell),
+        NUMBERS[cell.name],
         options.chunks or 0,
         options.max_iterations,
         options.tolerance or computed.eps,

@@ -145,7 +145,8 @@ def build(device_type: str, verbose: bool = False) -> ModuleType:
     for source in sorted(SOURCES.iterdir()):
         key.update(source.read_bytes())
     name = f"pararnn_{device_type}_{key.hexdigest()[:16]}"
-    folder = Path(cpp_extension.get_default_build_root()) / "manzano"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    folder = Path(root) / "manzano"
     built = folder / f"{name}.so"
     if not built.exists():
         folder.mkdir(parents=True, exist_ok=True)

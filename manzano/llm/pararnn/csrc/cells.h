@@ -120,7 +120,7 @@ CELL_FUNCTION void split_exp(T x, T& power, T& rest) {
 
 template <typename T>
 CELL_FUNCTION T clamp(T x, typename Number<T>::Scalar limit) {  // NaN stays NaN
-  const T low = x * 0 - limit, high = x * 0 + limit;
+  const T low = T{} - limit, high = T{} + limit;
   x = x > high ? high : x;
   return x < low ? low : x;
 }

@@ -64,7 +64,7 @@ struct Forward {
     const I* u_row = (const I*)p.preactivations + span.row * p.strides.row + tile.channel * channel;
     I* out = (I*)p.states + (span.row * p.shape.steps + begin) * S * D + tile.channel;
     for (int64_t t = begin; t < end; ++t, out += S * D) {
-      if (kWrite && Element<I>::kRounded && t % kCheckpoint == 0 && t != span.begin)
+      if (kWrite && Element<I>::kRounded && t % kCheckpoint == 0)
         store_checkpoint(span, t, tile, state);
       for (int v = 0; v < tile.vectors; ++v) {
         const int count = tile.count(v, W);

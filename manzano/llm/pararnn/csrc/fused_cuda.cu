@@ -47,7 +47,7 @@ __device__ __forceinline__ void march(const FusedForward& p, const Lane& lane, i
     for (int k = 0; k < kAhead; ++k) {
       const int64_t t = t0 + k;
       if (t >= end) break;
-      if (kWrite && Element<I>::kRounded && t % kCheckpoint == 0 && t != lane.begin)
+      if (kWrite && Element<I>::kRounded && t % kCheckpoint == 0)
         for (int s = 0; s < S; ++s) checkpoints[(t / kCheckpoint * S + s) * D] = state[s];
       F u[G], after[S], jacobian[S * S];
 #pragma unroll
