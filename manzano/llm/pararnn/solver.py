@@ -6,35 +6,21 @@ D channels, N sequences.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from manzano.llm.pararnn.cells import GRU_CELL, LSTM_CELL, Cell
+from manzano.llm.pararnn.fused import fused, supports
 from manzano.llm.pararnn.jacobian import check_channelwise
 from manzano.llm.pararnn.newton import newton
 from manzano.llm.pararnn.packing import at_ends, check_borders
+from manzano.llm.pararnn.reduction import reduction
 from manzano.llm.pararnn.report import ConvergenceError, Report, Solver, SolverOptions
 from manzano.llm.pararnn.sequential import sequential
 
 __all__ = ["SOLVERS", "ConvergenceError", "Report", "Solver", "SolverOptions", "solve"]
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def reduction(*arguments) -> tuple[Tensor, Report]:
-    """`newton` with a native kernel for its linear recurrence; imported at its first use."""
-    from manzano.llm.pararnn.reduction import reduction
-
-    return reduction(*arguments)
-
-
-def fused(*arguments) -> tuple[Tensor, Report]:
-    """The whole solve in one native kernel, GRU and LSTM only; imported at its first use."""
-    from manzano.llm.pararnn.fused import fused
-
-    return fused(*arguments)
 
 
 def auto(
@@ -48,25 +34,21 @@ def auto(
     """The fastest solver that serves; what none can certify is solved by the plain loop.
 
     `fused` where it has the cell and the device. Else, where steps are many and channels few,
-    `newton`, which waits for the device once an iteration. Else, and where Newton has not
+    `reduction`, which waits for the device once an iteration. Else, and where that has not
     converged, `sequential`.
     """
     arguments = (cell, preactivations, parameters, state, starts, options)
-    # Until fused.py is there; it needs supports(cell, preactivations) -> bool and fused(...).
-    if find_spec("manzano.llm.pararnn.fused") and cell in (GRU_CELL, LSTM_CELL):
-        from manzano.llm.pararnn import fused as native
-
-        if native.supports(cell, preactivations):
-            return native.fused(*arguments)
-    if newton_pays(preactivations):
+    if supports(cell, preactivations):
+        return fused(*arguments)
+    if newton_pays(cell, preactivations):
         try:
-            return newton(*arguments)
+            return reduction(*arguments)
         except ConvergenceError:
             pass  # the loop below needs no convergence, and its report says that it was the loop
     return sequential(*arguments)
 
 
-def newton_pays(preactivations: Tensor) -> bool:
+def newton_pays(cell: Cell, preactivations: Tensor) -> bool:
     """Whether Newton's whole-array operations are likely to beat T steps of few elements each.
 
     A step of the loop costs its launches, whatever its size; Newton a few hundred passes over the
@@ -74,7 +56,7 @@ def newton_pays(preactivations: Tensor) -> bool:
     """
     rows, steps, _, channels = preactivations.shape
     limit = 32768 if preactivations.is_cuda else 512
-    return steps >= 128 and rows * channels <= limit
+    return steps >= 128 and rows * channels * cell.state_size <= limit
 
 
 SOLVERS: dict[str, Solver] = {
