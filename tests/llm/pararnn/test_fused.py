@@ -88,7 +88,7 @@ def test_only_the_two_cells_have_kernels():
     own = Cell("own", CELLS["gru"].step, 1, 3, 3)
     tensors = draw("gru")
     assert supports(CELLS["gru"], tensors[0]) and not supports(own, tensors[0])
-    with pytest.raises(ValueError, match='not for \'own\': use solver="reduction"'):
+    with pytest.raises(ValueError, match="not for 'own': use solver=\"reduction\""):
         solve(own, *tensors, solver="fused")
 
 

@@ -52,7 +52,9 @@ def problem():
 @pytest.mark.parametrize("solver", ["fused", "reduction", "auto"])
 def test_without_a_compiler_pytorch_serves_and_says_so_once(no_compiler, solver):
     preactivations, parameters = problem()
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler.*CXX.*PyTorch solves instead") as said:
+    with pytest.warns(
+        UserWarning, match="no C\\+\\+ compiler.*CXX.*PyTorch solves instead"
+    ) as said:
         states, _, report = solve(GRU_CELL, preactivations, parameters * 0.1, solver=solver)
         solve(GRU_CELL, preactivations, parameters * 0.1, solver=solver)
     assert len(said) == 1
@@ -99,7 +101,7 @@ def test_a_build_is_kept_and_leaves_nothing_else(fresh, monkeypatch):
     sources.mkdir()
     (sources / "only.cpp").write_text(
         "#include <Python.h>\n"
-        "static PyModuleDef module = {PyModuleDef_HEAD_INIT, \"only\", nullptr, -1};\n"
+        'static PyModuleDef module = {PyModuleDef_HEAD_INIT, "only", nullptr, -1};\n'
         "#define INIT_(name) PyInit_##name\n#define INIT(name) INIT_(name)\n"
         "PyMODINIT_FUNC INIT(TORCH_EXTENSION_NAME)() { return PyModule_Create(&module); }\n"
     )
