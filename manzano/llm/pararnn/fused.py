@@ -1,13 +1,13 @@
-"""Solver `fused`: the whole recurrence of ParaGRU or ParaLSTM in one native kernel, and its gradient.
+"""Solver `fused`: the whole recurrence of ParaGRU or ParaLSTM in one native kernel, with gradients.
 
 Forward, one of two schemes, by the size of the problem or `options.chunks`:
 
 - an exact sweep over time, a lane a channel;
-- multiple shooting: time is cut into chunks that run side by side, and Newton's method looks for the
-  states at their starts alone. The last correction of those starts is the certificate: only when
-  none is above the tolerance is the result taken. Chunks whose start has moved are run again; after
-  `max_iterations` sweeps, what has not settled is swept exactly. All of that is decided within the
-  kernel: the host does not wait.
+- multiple shooting: time is cut into chunks that run side by side, and Newton's method looks for
+  the states at their starts alone. The last correction of those starts is the certificate: only
+  when none is above the tolerance is the result taken. Chunks whose start has moved are run again;
+  after `max_iterations` sweeps, what has not settled is swept exactly. All of that is decided
+  within the kernel: the host does not wait.
 
 Backward is one sweep back through time that gives every gradient, or, in chunks, two.
 
@@ -111,11 +111,9 @@ def chunk_count(asked: int, preactivations: Tensor, state: Tensor) -> int:
     if asked:
         return min(asked, preactivations.shape[1], 32 if preactivations.is_cuda else asked)
     lanes, steps = len(state) * state.shape[2], preactivations.shape[1]
-    if preactivations.is_cuda:
-        wanted = 32768 // lanes
-    else:
-        wanted = 16 * torch.get_num_threads() // lanes  # one vector of 16 channels a thread
-    chunks = min(wanted, steps // 128, 32)
+    # A GPU wants some warps on every multiprocessor, a CPU one vector of channels in every thread.
+    filling = 32768 if preactivations.is_cuda else 16 * torch.get_num_threads()
+    chunks = min(filling // lanes, steps // 128, 32)
     return chunks if chunks >= 4 else 1
 
 

@@ -1,9 +1,9 @@
-"""Native kernels: built from csrc/ at their first use, kept in torch's cache of extensions, loaded.
+"""Native kernels: built from csrc/ at first use, kept in torch's cache of extensions, loaded.
 
-Nothing is compiled at import or installation, and torch's builder, slow to import and not silent, is
-imported only where kernels are wanted. A CPU build needs a C++ compiler and ninja, a CUDA
-build nvcc besides; where they are missing, `library` says so once and PyTorch's paths serve. A build
-that fails raises `BuildError`; what it printed is shown by
+Nothing is compiled at import or installation, and torch's builder, slow to import and not silent,
+is imported only where kernels are wanted. A CPU build needs a C++ compiler and ninja, a CUDA build
+nvcc besides; where they are missing, `library` says so once and PyTorch's paths serve. A build that
+fails raises `BuildError`; what it printed is shown by
 
     python -m manzano.llm.pararnn.native        (cpu, or cuda as an argument)
 """
@@ -47,7 +47,7 @@ def available(device_type: str) -> bool:
 
 
 def library(device_type: str) -> ModuleType | None:
-    """The loaded kernels of "cpu" or "cuda"; None, said once as a warning, where nothing builds them.
+    """The loaded kernels of "cpu" or "cuda"; None, and one warning, where nothing builds them.
 
     Raises:
         BuildError: if the build fails; it is tried once in a process.
@@ -117,7 +117,7 @@ def compiler_flags() -> tuple[list[str], str]:
 
 
 def cuda_flags() -> list[str]:
-    """nvcc's flags: machine code for the GPUs of this machine, the C++ compiler's checks left out."""
+    """nvcc's flags: machine code for the GPUs of this machine."""
     found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
     targets = [
         f"-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}"
@@ -171,7 +171,7 @@ def compile_into(
     path = os.environ.get("PATH")
     os.environ["PATH"] = search_path()
     try:
-        return cpp_extension.load(
+        return cpp_extension.load(  # pyright: ignore (a module, for it is asked for one)
             name,
             [str(SOURCES / file) for file in FILES[device_type]],
             extra_cflags=flags,

@@ -1,4 +1,4 @@
-"""The CUDA kernels of csrc/, built by g++ to run on CPU tensors (see cuda_on_cpu/cuda_runtime.h)."""
+"""The CUDA kernels of csrc/, built by g++ for CPU tensors (see cuda_on_cpu/cuda_runtime.h)."""
 
 import importlib.util
 import subprocess

@@ -51,7 +51,7 @@ def test_every_kernel_compiles_for_every_target(tmp_path):
             assert result.returncode == 0, result.stderr
 
 
-# ---- by emulation ----------------------------------------------------------------------------------
+# ---- by emulation ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_the_emulated_recurrence_is_that_of_pytorch(
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
-# ---- on a GPU --------------------------------------------------------------------------------------
+# ---- on a GPU ----------------------------------------------------------------------------------
 
 on_gpu = [
     pytest.mark.gpu,

@@ -50,7 +50,7 @@ def states_and_gradients(name: str, tensors, weights: Tensor, chunks: int | None
     return states, *torch.autograd.grad(states, leaves, weights.to(states.dtype))
 
 
-# ---- registration ----------------------------------------------------------------------------------
+# ---- registration ------------------------------------------------------------------------------
 
 
 @every_cell
@@ -106,7 +106,7 @@ def test_the_report_is_left_on_the_device_and_out_of_the_graph():
     assert report.summary()["solver"] == "fused"
 
 
-# ---- gradients -------------------------------------------------------------------------------------
+# ---- gradients ---------------------------------------------------------------------------------
 
 
 @every_cell
@@ -137,7 +137,7 @@ def test_gradients_of_half_types_are_those_of_the_unrounded_states(name, chunks,
         torch.testing.assert_close(x, rounded, rtol=2 * torch.finfo(x.dtype).eps, atol=2e-6)
 
 
-# ---- layouts ---------------------------------------------------------------------------------------
+# ---- layouts -----------------------------------------------------------------------------------
 
 
 def strided(x: Tensor) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ def test_offsets_may_exceed_32_bits():
     assert torch.equal(states, fused("gru", (small, parameters, state))[0])
 
 
-# ---- chunks of time --------------------------------------------------------------------------------
+# ---- chunks of time ----------------------------------------------------------------------------
 
 HARD = {
     "chaotic": Case("gru", 700, 8.0, rows=1, channels=16),
@@ -204,7 +204,8 @@ HARD = {
 @pytest.mark.parametrize("sweeps", [1, 3, 64])
 def test_shooting_gives_a_trajectory_of_the_recurrence(name, chunks, sweeps):
     """Chaos admits no comparison with another rounding: every step must follow from the one before,
-    but for roundings, and the first from the given state. One sweep leaves it to the last resort."""
+    but for roundings, and the first from the given state. One sweep leaves all to the last resort.
+    """
     case = HARD[name]
     cell = CELLS[case.cell]
     inputs = [x.float() for x in case.inputs()]
@@ -247,7 +248,7 @@ def test_few_channels_and_many_steps_are_cut_into_chunks_by_themselves():
     assert chunk_count(0, long, torch.empty(1, 1, 1)) == min(16 * threads, 32)
 
 
-# ---- determinism -----------------------------------------------------------------------------------
+# ---- determinism -------------------------------------------------------------------------------
 
 
 @every_cell

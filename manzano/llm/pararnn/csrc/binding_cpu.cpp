@@ -1,7 +1,7 @@
 // The CPU kernels as a Python module; see binding.h. The last argument is the number of threads.
 
 #include "binding.h"
-#include "fused_cpu.h"
+#include "kernels_cpu.h"
 
 using namespace pararnn;
 

@@ -1,7 +1,7 @@
 // The CUDA kernels as a Python module; see binding.h. The last arguments are device and stream.
 
 #include "binding.h"
-#include "cuda.h"
+#include "kernels_cuda.h"
 
 using namespace pararnn;
 

@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "fused_cpu.h"
+#include "kernels_cpu.h"
 #include "lanes.h"
 #include "tiles.h"
 

@@ -2,7 +2,7 @@
 //
 // lambda and M are as in fused_backward_cpu.cpp; threads and chunks as in fused_cuda.cu.
 
-#include "cuda.h"
+#include "kernels_cuda.h"
 #include "device.cuh"
 
 namespace pararnn {

@@ -3,7 +3,7 @@
 // A thread marches one tile of channels of one sequence through time, vector after vector within a
 // step: vectors do not depend on each other, so their latencies overlap.
 
-#include "fused_cpu.h"
+#include "kernels_cpu.h"
 
 #include <cmath>
 

@@ -5,7 +5,7 @@
 // of a channel lie in one block, which therefore decides by itself, without the host, what is to be
 // swept again.
 
-#include "cuda.h"
+#include "kernels_cuda.h"
 #include "device.cuh"
 
 namespace pararnn {

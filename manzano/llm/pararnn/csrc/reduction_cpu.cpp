@@ -1,6 +1,6 @@
 // The linear recurrence on the CPU: forward substitution, one tile of channels a thread.
 
-#include "fused_cpu.h"
+#include "kernels_cpu.h"
 #include "lanes.h"
 #include "tiles.h"
 

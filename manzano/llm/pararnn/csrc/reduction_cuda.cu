@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "cuda.h"
+#include "kernels_cuda.h"
 #include "device.cuh"
 
 namespace pararnn {
