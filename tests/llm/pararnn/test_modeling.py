@@ -107,8 +107,7 @@ def packed_rows() -> tuple[Tensor, Tensor, list[Tensor]]:
 
 @every_kind
 def test_packed_sequences_equal_sequences_of_their_own(kind):
-    # Without a bound: its gradient depends on which way all that went into one call pulls.
-    model = language_model(kind, recurrent_bound=None)
+    model = language_model(kind)
     ids, positions, sequences = packed_rows()
     packed = model(ids, position_ids=positions)
     assert packed.past_key_values is None
