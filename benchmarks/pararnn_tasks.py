@@ -9,7 +9,7 @@ tested on sequences it has not seen:
 
     parity      at each bit, whether the ones so far are odd; counted over the second half
     parity x4   the same models at four times the length
-    mqar        multi-query associative recall: eight pairs of key and value, then the keys in
+    mqar        multi-query associative recall: four pairs of key and value, then the keys in
                 another order; the value is to be named
     1-hop       the token that followed the last occurrence of this one (induction)
     2-hop       the same once more, from there
@@ -50,7 +50,7 @@ TEST = 512
 """Sequences in the test."""
 
 KEYS = VALUES = 16
-PAIRS = 8
+PAIRS = 4
 SYMBOLS = 4
 """Of the k-hop task."""
 
