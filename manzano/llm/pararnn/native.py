@@ -80,6 +80,8 @@ def missing_tool(device_type: str) -> str | None:
     """What a build for `device_type` lacks, in words, or None."""
     from torch.utils import cpp_extension
 
+    if sys.platform == "win32":
+        return "their source is for g++ and clang++, not for Windows"
     compiler = cpp_extension.get_cxx_compiler()
     if shutil.which(compiler) is None:
         return f"no C++ compiler ({compiler!r} is not found; CXX names another one)"

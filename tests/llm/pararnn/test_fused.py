@@ -255,8 +255,8 @@ def test_few_channels_and_many_steps_are_cut_into_chunks_by_themselves():
 @every_chunks
 @every_dtype
 def test_results_are_the_same_bits_every_time_and_with_any_number_of_threads(name, chunks, dtype):
-    tensors = draw(name, 3, 150, 70, dtype)
-    weights = torch.randn(3, 150, tensors[2].shape[1], 70)
+    tensors = draw(name, 3, 400, 70, dtype)  # enough for several threads
+    weights = torch.randn(3, 400, tensors[2].shape[1], 70)
     before = torch.get_num_threads()
     try:
         runs = []

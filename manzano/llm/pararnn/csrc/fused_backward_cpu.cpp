@@ -261,6 +261,7 @@ void backward_cell(const FusedBackward& p, int threads) {
 }  // namespace
 
 void fused_backward_cpu(const FusedBackward& p, int threads) {
+  threads = useful_threads(threads, p.shape.rows, p.shape.steps, p.shape.channels);
   if (p.shape.cell == kGru) backward_cell<Gru>(p, threads);
   else backward_cell<Lstm>(p, threads);
 }

@@ -247,6 +247,7 @@ void forward_cell(const FusedForward& p, int threads) {
 }  // namespace
 
 void fused_forward_cpu(const FusedForward& p, int threads) {
+  threads = useful_threads(threads, p.shape.rows, p.shape.steps, p.shape.channels);
   if (p.shape.cell == kGru) forward_cell<Gru>(p, threads);
   else forward_cell<Lstm>(p, threads);
 }

@@ -67,6 +67,7 @@ void of_block(const Reduction& p, int threads) {
 }  // namespace
 
 void reduction_cpu(const Reduction& p, int threads) {
+  threads = useful_threads(threads, p.rows, p.steps, p.channels);
   if (p.is_double) of_block<double>(p, threads);
   else of_block<float>(p, threads);
 }

@@ -41,6 +41,11 @@ inline int64_t chunk_begin(const Span& span, int64_t chunk, int64_t chunks) {
   return std::min(span.end, (cut + kCheckpoint - 1) / kCheckpoint * kCheckpoint);
 }
 
+// Threads that pay: waking one up costs as much as some ten thousand numbers.
+inline int useful_threads(int threads, int64_t rows, int64_t steps, int64_t channels) {
+  return int(std::max<int64_t>(1, std::min<int64_t>(threads, rows * steps * channels / 16384)));
+}
+
 // A tile is `vectors` vectors of channels from `channel` on, the last of `tail` channels.
 struct Tile {
   int64_t channel;
