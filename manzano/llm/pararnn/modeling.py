@@ -169,9 +169,8 @@ class ParaRNNModel(ParaRNNPreTrainedModel):
         """See ParaRNNForCausalLM.forward."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-        batch, length = inputs_embeds.shape[:2]
+        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, length = hidden.shape[:2]
         sequences = None
         if attention_mask is not None:
             if attention_mask.ndim != 2:
@@ -180,7 +179,7 @@ class ParaRNNModel(ParaRNNPreTrainedModel):
                     f"of one of shape {tuple(attention_mask.shape)}; for several sequences in a "
                     "row give position_ids that restart"
                 )
-            sequences = padded_rows(attention_mask[:, -length:].to(inputs_embeds.device))
+            sequences = padded_rows(attention_mask[:, -length:].to(hidden.device))
         elif position_ids is not None and past_key_values is None:
             sequences = several_sequences(position_ids, batch)
             if sequences is not None and use_cache:
@@ -193,7 +192,7 @@ class ParaRNNModel(ParaRNNPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 
-        hidden, mask, rotary = inputs_embeds, None, None
+        mask = rotary = None
         if hasattr(self, "rotary_emb"):
             if position_ids is None:
                 past = 0 if past_key_values is None else past_key_values.get_seq_length()

@@ -12,12 +12,8 @@ The paper gives layers, heads and numbers of parameters; the widths are those th
 
 from manzano.llm.pararnn.configuration import ParaRNNConfig
 
-SIZES: dict[str, dict[str, int]] = {
-    "400m": {"hidden_size": 1024, "num_hidden_layers": 24, "num_heads": 4},
-    "1b": {"hidden_size": 2048, "num_hidden_layers": 24, "num_heads": 4},
-    "2.9b": {"hidden_size": 2560, "num_hidden_layers": 32, "num_heads": 2},
-    "7b": {"hidden_size": 4096, "num_hidden_layers": 32, "num_heads": 4},
-}
+SIZES = {"400m": (1024, 24, 4), "1b": (2048, 24, 4), "2.9b": (2560, 32, 2), "7b": (4096, 32, 4)}
+"""Width, layers, heads."""
 
 
 def preset(size: str, cell: str = "gru") -> ParaRNNConfig:
@@ -28,4 +24,12 @@ def preset(size: str, cell: str = "gru") -> ParaRNNConfig:
     """
     if size not in SIZES:
         raise ValueError(f"the paper's sizes are {', '.join(SIZES)}; got {size!r}")
-    return ParaRNNConfig(cell=cell, vocab_size=50_432, max_position_embeddings=2048, **SIZES[size])
+    width, layers, heads = SIZES[size]
+    return ParaRNNConfig(
+        cell=cell,
+        vocab_size=50_432,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_heads=heads,
+        max_position_embeddings=2048,
+    )
