@@ -3,10 +3,16 @@
 See docs/pararnn.md. Importing compiles nothing; native kernels are built at their first use.
 """
 
+from typing import TYPE_CHECKING
+
 from manzano.llm.pararnn.cells import GRU_CELL, LSTM_CELL, Cell
 from manzano.llm.pararnn.layers import ParaGRU, ParaLSTM, ParaRNNLayer
 from manzano.llm.pararnn.report import ConvergenceError, Report, SolverOptions
 from manzano.llm.pararnn.solver import SOLVERS, solve
+
+if TYPE_CHECKING:
+    from manzano.llm.pararnn.configuration import ParaRNNConfig
+    from manzano.llm.pararnn.modeling import ParaRNNForCausalLM
 
 __all__ = [
     "GRU_CELL",
