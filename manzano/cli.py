@@ -108,9 +108,11 @@ def add_making_commands(commands: argparse._SubParsersAction) -> None:
     )
     demo.add_argument(
         "--config",
-        default="configs/demo",
+        nargs="+",
+        default=["configs/demo"],
         metavar="DIR",
-        help="folder of the stages' configurations (default: %(default)s)",
+        help="folder of the stages' configurations (default: configs/demo); of several folders, "
+        "the first that has a stage's file counts",
     )
     demo.set_defaults(run=run_demo)
 
@@ -253,7 +255,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     quiet_libraries()
     show_log()
-    print(run_demo(Path(arguments.config)))
+    print(run_demo(*map(Path, arguments.config)))
     return 0
 
 

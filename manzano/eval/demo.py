@@ -3,8 +3,8 @@
     data -> vae -> vision -> tokenizer -> llm -> decoder -> Manzano folder -> evaluation
 
 Given again, every step that is finished is passed over, so an interrupted demo goes on where it was
-(delete report.html to evaluate the same model again). All lies in one folder, the one that the
-stages' run folders share:
+(delete report.html to evaluate the same model again). All lies in one folder, the one around the
+llm stage's run folder; stages and data that another demo has made may stay in that one's:
 
     runs/demo/
       data/                    the corpus
@@ -17,9 +17,8 @@ stages' run folders share:
 import hashlib
 import json
 import logging
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,11 +42,11 @@ READS = {"tokenizer": ("vision",), "llm": ("tokenizer",), "decoder": ("vae", "to
 """The stages whose exports a stage starts from."""
 
 
-def run_demo(configs: Path, *, data_limit: int | None = None) -> Path:
+def run_demo(*configs: Path, data_limit: int | None = None) -> Path:
     """Runs every step that is not finished; returns the path of the report.
 
     Args:
-        configs: Folder of the five stages' YAML files.
+        configs: Folders of the five stages' YAML files; the first that has a stage's file counts.
         data_limit: At most so many samples of a split of a source, for a quick look.
 
     Raises:
@@ -58,7 +57,8 @@ def run_demo(configs: Path, *, data_limit: int | None = None) -> Path:
     from manzano.data_mix.build import build_demo
     from manzano.training import run
 
-    stages = {name: _read(configs / f"{name}.yaml", name) for name in STAGES}
+    files = {name: stage_file(configs, name) for name in STAGES}
+    stages = {name: _read(file, name) for name, file in files.items()}
     folder, data, image_size = _shared(stages)
     diary = Diary(folder / "demo.json", steps=len(STAGES) + 3)
 
@@ -67,7 +67,7 @@ def run_demo(configs: Path, *, data_limit: int | None = None) -> Path:
     for name, (what, _) in STAGES.items():
         with diary.step(name, what):
             _refuse_stale(name, stages)
-            run(name, ["--config", str(configs / f"{name}.yaml")])
+            run(name, ["--config", str(files[name])])
 
     model = folder / "model"
     parts = {name: _export(stages[name]) for name in ("llm", "decoder", "vae")}
@@ -148,14 +148,19 @@ class Diary:
         write_atomically(self.path, json.dumps(self.record, indent=2) + "\n")
 
 
+def stage_file(configs: Sequence[Path], stage: str) -> Path:
+    """The stage's YAML file in the first folder that has one, else where it is missed first."""
+    files = [folder / f"{stage}.yaml" for folder in configs]
+    return next(filter(Path.is_file, files), files[0])
+
+
 def _read(path: Path, stage: str) -> Any:
     """The configuration of a stage; a fault in it ends the program with one sentence."""
     return parse(load_stage(stage)[0], ["--config", str(path)], prog=f"train.py {stage}")
 
 
 def _shared(stages: Mapping[str, Any]) -> tuple[Path, Path, int]:
-    """What all stages have in common: the folder around their runs, the data, the image size."""
-    folder = os.path.commonpath([stage.loop.output for stage in stages.values()])
+    """The folder around the llm stage's run; what all stages share: the data, the image size."""
     sizes = {name: getattr(stage, "image_size", None) for name, stage in stages.items()}
     sizes["tokenizer"] = stages["tokenizer"].tokenizer.image_size
     values: dict[str, dict[str, Any]] = {
@@ -166,7 +171,7 @@ def _shared(stages: Mapping[str, Any]) -> tuple[Path, Path, int]:
         if len(set(found.values())) > 1:
             raise ValueError(f"the demo's stages must share one {key}, got {found}")
     return (
-        Path(folder),
+        Path(stages["llm"].loop.output).parent,
         Path(stages["vae"].data.mixture.path),
         stages["vae"].image_size,
     )

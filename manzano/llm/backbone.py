@@ -1,9 +1,14 @@
-"""Language-model backbones: any causal language model that transformers' Auto classes know."""
+"""Language-model backbones: any causal language model that transformers' Auto classes know.
+
+Ours, with nonlinear RNNs in place of attention, is among them: model_type pararnn.
+"""
 
 from difflib import get_close_matches
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+import manzano.llm.pararnn.modeling  # noqa: F401  (registers model_type pararnn)
 
 
 def language_config(settings: dict) -> PreTrainedConfig:

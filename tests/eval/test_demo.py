@@ -8,7 +8,7 @@ from PIL import Image
 
 from manzano.data_mix.schema import Sample, write_shards
 from manzano.data_mix.sources.glyphs import question_turns
-from manzano.eval.demo import READS, STAGES, Diary, fingerprint
+from manzano.eval.demo import READS, STAGES, Diary, fingerprint, stage_file
 from manzano.eval.demo_report import samples_seen, spread
 from manzano.eval.understanding import held_out_questions, training_pairs
 
@@ -84,14 +84,24 @@ def test_the_diary_keeps_the_longest_time_and_its_notes(tmp_path):
     assert again.record["model"] == "abc"
 
 
-@pytest.mark.parametrize("size", ["demo", "toy"])
-def test_a_stage_comes_after_those_it_reads(request, size):
-    order = list(STAGES)
+@pytest.mark.parametrize("folders", [["demo"], ["toy"], ["demo_pararnn", "demo"]])
+def test_a_stage_comes_after_those_it_reads(request, folders):
+    order, configs = list(STAGES), [request.config.rootpath / "configs" / f for f in folders]
+    trees = {s: yaml.safe_load(stage_file(configs, s).read_text(encoding="utf-8")) for s in STAGES}
     for stage, sources in READS.items():
-        config = (request.config.rootpath / "configs" / size / f"{stage}.yaml").read_text()
-        exports = {value for value in _strings(yaml.safe_load(config)) if value.endswith("/export")}
-        assert exports == {f"runs/{size}/{source}/export" for source in sources}
+        exports = {value for value in _strings(trees[stage]) if value.endswith("/export")}
+        assert exports == {f"{trees[source]['loop']['output']}/export" for source in sources}
         assert all(order.index(source) < order.index(stage) for source in sources)
+
+
+def test_a_stage_is_read_from_the_first_folder_that_has_it(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for file in (first / "llm.yaml", second / "llm.yaml", second / "vae.yaml"):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    assert stage_file([first, second], "llm") == first / "llm.yaml"
+    assert stage_file([first, second], "vae") == second / "vae.yaml"
+    assert stage_file([first, second], "vision") == first / "vision.yaml"
 
 
 def _strings(tree) -> list[str]:

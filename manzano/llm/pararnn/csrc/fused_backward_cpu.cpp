@@ -1,0 +1,269 @@
+// The fused solver's backward pass on the CPU: one sweep back through time that emits all gradients.
+//
+// lambda is the loss's derivative by the state at a border of steps, by way of the later steps
+// only; at step t, lambda <- J_t^T (lambda + grad_t). Over a chunk of time that is affine,
+// lambda_begin = M lambda_end + q: where time is cut into chunks, a first pass finds every chunk's M
+// and q, and a second applies the lambdas that follow from them.
+
+#include <cmath>
+
+#include "kernels_cpu.h"
+#include "lanes.h"
+#include "tiles.h"
+
+namespace pararnn {
+namespace {
+
+template <template <typename> class CellOf, typename I>
+struct Backward {
+  using F = typename Element<I>::Number;
+  using L = typename Element<I>::Lanes;
+  using Cell = CellOf<L>;
+  static constexpr int S = Cell::kStates, G = Cell::kGates, P = Cell::kParameters;
+  static constexpr int W = kWidth<I>;
+  static constexpr bool kRecompute = Element<I>::kRounded;
+
+  const FusedBackward& p;
+  const int threads;
+  const Grid grid;
+  const int64_t D, chunks, per_unit;
+
+  Backward(const FusedBackward& problem, int threads)
+      : p(problem), threads(threads),
+        grid(p.shape.sequences, p.shape.channels, p.shape.chunks, W, threads),
+        D(p.shape.channels), chunks(p.shape.chunks), per_unit(grid.per_tile()) {}
+
+  // One thread's arrays.
+  struct Scratch {
+    std::vector<L> a, sums, previous;
+
+    explicit Scratch(int64_t n)
+        : a(n * P), sums(n * P), previous(kRecompute ? (kCheckpoint + 1) * n * S : 0) {}
+  };
+
+  void load_parameters(const Tile& tile, L* a) const {
+    for (int v = 0; v < tile.vectors; ++v)
+      for (int i = 0; i < P; ++i)
+        a[v * P + i] = load((const F*)p.parameters + i * D + tile.channel + v * W, 1,
+                            tile.count(v, W));
+  }
+
+  void load_preactivations(int64_t row, int64_t t, const Tile& tile, int v, L* u) const {
+    const I* from = (const I*)p.preactivations + row * p.strides.row + t * p.strides.time +
+                    (tile.channel + v * W) * p.strides.channel;
+    for (int g = 0; g < G; ++g)
+      u[g] = load(from + g * p.strides.gate, p.strides.channel, tile.count(v, W));
+  }
+
+  // The state before step t, which is the sequence's first or follows one whose state is saved.
+  void load_previous(const Span& span, int64_t sequence, int64_t t, const Tile& tile, int v,
+                     L* state) const {
+    const F* from = (const F*)p.initial + sequence * S * D;
+    if (t != span.begin && kRecompute) {
+      const int64_t rows = (p.shape.steps + kCheckpoint - 1) / kCheckpoint;
+      from = (const F*)p.saved + (span.row * rows + t / kCheckpoint) * S * D;
+    } else if (t != span.begin) {
+      from = (const F*)p.saved + (span.row * p.shape.steps + t - 1) * S * D;
+    }
+    for (int s = 0; s < S; ++s)
+      state[s] = load(from + s * D + tile.channel + v * W, 1, tile.count(v, W));
+  }
+
+  // States before steps begin .. end, within one stretch between checkpoints, computed anew.
+  void recompute(const Span& span, int64_t sequence, int64_t begin, int64_t end, const Tile& tile,
+                 Scratch& x) const {
+    for (int v = 0; v < tile.vectors; ++v)
+      load_previous(span, sequence, begin, tile, v, x.previous.data() + v * S);
+    for (int64_t t = begin; t < end; ++t) {
+      const L* before = x.previous.data() + (t - begin) * per_unit * S;
+      L* after = x.previous.data() + (t - begin + 1) * per_unit * S;
+      for (int v = 0; v < tile.vectors; ++v) {
+        L u[G];
+        load_preactivations(span.row, t, tile, v, u);
+        Cell::step(before + v * S, u, x.a.data() + v * P, after + v * S);
+      }
+    }
+  }
+
+  // Back through steps begin .. end: lambda goes from their end to their begin. kApply: gradients
+  // are written and the parameters' added to `totals`; else `transfer` becomes M `transfer`.
+  template <bool kApply>
+  __attribute__((noinline)) void reverse(int64_t sequence, int64_t begin, int64_t end, const Tile& tile, Scratch& x,
+               L* lambda, L* totals, L* transfer) const {
+    const Span span = sequence_span(p.shape, sequence);
+    for (int64_t stop = end, from; stop > begin; stop = from) {
+      from = std::max(begin, (stop - 1) / kCheckpoint * kCheckpoint);
+      if (kRecompute) recompute(span, sequence, from, stop, tile, x);
+      // Sums of a few steps first, then sums of those: shorter sums round less.
+      std::fill(x.sums.begin(), x.sums.end(), L{});
+      for (int64_t t = stop - 1; t >= from; --t)
+        for (int v = 0; v < tile.vectors; ++v) {
+          L u[G], state[S];
+          load_preactivations(span.row, t, tile, v, u);
+          if (kRecompute)
+            std::copy_n(x.previous.data() + ((t - from) * per_unit + v) * S, S, state);
+          else
+            load_previous(span, sequence, t, tile, v, state);
+          step_back<kApply>(span.row, t, tile, v, state, u, x, lambda + v * S,
+                            kApply ? nullptr : transfer + v * S * S);
+        }
+      if (kApply)
+        for (int i = 0; i < tile.vectors * P; ++i) totals[i] += x.sums[i];
+    }
+  }
+
+  template <bool kApply>
+  inline __attribute__((always_inline)) void step_back(int64_t row, int64_t t, const Tile& tile,
+                                                       int v, const L* state, const L* u,
+                                                       Scratch& x, L* lambda, L* transfer) const {
+    const int count = tile.count(v, W);
+    const int64_t channel = tile.channel + v * W;
+    const L* a = x.a.data() + v * P;
+    const I* grad = (const I*)p.grad_states + row * p.grad_strides.row +
+                    t * p.grad_strides.time + channel * p.grad_strides.channel;
+    L mu[S];
+    for (int s = 0; s < S; ++s)
+      mu[s] = lambda[s] + load(grad + s * p.grad_strides.gate, p.grad_strides.channel, count);
+    if (kApply) {
+      L du[G], by_previous[S];
+      Cell::adjoint(state, u, a, mu, by_previous, du, x.sums.data() + v * P);
+      I* out = (I*)p.grad_preactivations + (row * p.shape.steps + t) * G * D + channel;
+      for (int g = 0; g < G; ++g) store(du[g], out + g * D, count);
+      for (int s = 0; s < S; ++s) lambda[s] = by_previous[s];
+    } else {
+      L next[S], jacobian[S * S];
+      Cell::step_jacobian(state, u, a, next, jacobian);
+      transfer_back<L, S>(jacobian, mu, lambda, transfer);
+    }
+  }
+
+  void store_results(int64_t sequence, const Tile& tile, const L* lambda, const L* totals) const {
+    for (int v = 0; v < tile.vectors; ++v) {
+      const int64_t channel = tile.channel + v * W;
+      F* initial = (F*)p.grad_initial + sequence * S * D + channel;
+      F* parameters = (F*)p.grad_parameters + sequence * P * D + channel;
+      for (int s = 0; s < S; ++s) store<F>(lambda[v * S + s], initial + s * D, tile.count(v, W));
+      for (int i = 0; i < P; ++i) store<F>(totals[v * P + i], parameters + i * D, tile.count(v, W));
+    }
+  }
+
+  void exact() const {
+#pragma omp parallel num_threads(threads)
+    {
+      Scratch x(per_unit);
+      std::vector<L> lambda(per_unit * S), totals(per_unit * P);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t unit = 0; unit < grid.units(); ++unit) {
+        const Tile tile = grid.tile(unit);
+        const int64_t sequence = grid.sequence(unit);
+        const Span span = sequence_span(p.shape, sequence);
+        std::fill(lambda.begin(), lambda.end(), L{});
+        std::fill(totals.begin(), totals.end(), L{});
+        load_parameters(tile, x.a.data());
+        reverse<true>(sequence, span.begin, span.end, tile, x, lambda.data(), totals.data(),
+                      nullptr);
+        store_results(sequence, tile, lambda.data(), totals.data());
+      }
+    }
+  }
+
+  // ---- in chunks of time -------------------------------------------------------------------------
+
+  struct Chunked {
+    std::vector<L> lambda, transfer, totals;  // (units, chunks, vectors, S or S * S or P)
+
+    Chunked(int64_t units, int64_t chunks, int64_t per_unit)
+        : lambda(units * chunks * per_unit * S), transfer(lambda.size() * S),
+          totals(units * chunks * per_unit * P) {}
+  };
+
+  template <bool kApply>
+  void pass(Chunked& y) const {
+#pragma omp parallel num_threads(threads)
+    {
+      Scratch x(per_unit);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t job = 0; job < grid.units() * chunks; ++job) {
+        const int64_t unit = job / chunks, chunk = job % chunks, sequence = grid.sequence(unit);
+        const Tile tile = grid.tile(unit);
+        const Span span = sequence_span(p.shape, sequence);
+        L* transfer = y.transfer.data() + job * per_unit * S * S;
+        if (!kApply)
+          for (int i = 0; i < tile.vectors * S * S; ++i)
+            transfer[i] = L{} + F(i % (S * S) % (S + 1) == 0);
+        load_parameters(tile, x.a.data());
+        reverse<kApply>(sequence, chunk_begin(span, chunk, chunks),
+                        chunk_begin(span, chunk + 1, chunks), tile, x,
+                        y.lambda.data() + job * per_unit * S,
+                        y.totals.data() + job * per_unit * P, transfer);
+      }
+    }
+  }
+
+  // From every chunk's q (in lambda) and M to the lambda at every chunk's end; false where those
+  // are not finite, as a chunk's M may be although the gradient itself is.
+  bool chain(Chunked& y, int64_t unit) const {
+    std::vector<L> carried(per_unit * S), q(per_unit * S);
+    L doubt = L{};
+    for (int64_t c = chunks - 1; c >= 0; --c) {
+      const int64_t job = unit * chunks + c;
+      L* lambda = y.lambda.data() + job * per_unit * S;
+      const L* transfer = y.transfer.data() + job * per_unit * S * S;
+      std::copy_n(lambda, per_unit * S, q.data());
+      std::copy_n(carried.data(), per_unit * S, lambda);
+      for (int v = 0; v < grid.tile(unit).vectors; ++v)
+        for (int i = 0; i < S; ++i) {
+          L sum = q[v * S + i];
+          for (int j = 0; j < S; ++j)
+            sum += transfer[(v * S + i) * S + j] * lambda[v * S + j];
+          carried[v * S + i] = sum;
+          doubt += sum - sum;
+        }
+    }
+    for (int lane = 0; lane < W; ++lane)
+      if (doubt[lane] != F(0)) return false;
+    return true;
+  }
+
+  void chunked() const {
+    Chunked y(grid.units(), chunks, per_unit);
+    pass<false>(y);
+    bool finite = true;
+    for (int64_t unit = 0; unit < grid.units(); ++unit) finite = chain(y, unit) && finite;
+    if (!finite) return exact();
+    pass<true>(y);
+    for (int64_t unit = 0; unit < grid.units(); ++unit) {
+      L* totals = y.totals.data() + unit * chunks * per_unit * P;
+      for (int64_t c = 1; c < chunks; ++c)
+        for (int64_t i = 0; i < per_unit * P; ++i) totals[i] += totals[c * per_unit * P + i];
+      const L* lambda = y.lambda.data() + unit * chunks * per_unit * S;
+      store_results(grid.sequence(unit), grid.tile(unit), lambda, totals);
+    }
+  }
+
+  void run() const {
+    expect_writes(p.grad_preactivations, p.shape.rows * p.shape.steps * G * D * sizeof(I));
+    if (chunks == 1) exact();
+    else chunked();
+  }
+};
+
+template <template <typename> class Cell>
+void backward_cell(const FusedBackward& p, int threads) {
+  switch (p.shape.element) {
+    case kFloat: return Backward<Cell, float>(p, threads).run();
+    case kDouble: return Backward<Cell, double>(p, threads).run();
+    case kBFloat16: return Backward<Cell, BFloat16>(p, threads).run();
+    case kHalf: return Backward<Cell, Half>(p, threads).run();
+  }
+}
+
+}  // namespace
+
+void fused_backward_cpu(const FusedBackward& p, int threads) {
+  threads = useful_threads(threads, p.shape.rows, p.shape.steps, p.shape.channels);
+  if (p.shape.cell == kGru) backward_cell<Gru>(p, threads);
+  else backward_cell<Lstm>(p, threads);
+}
+
+}  // namespace pararnn

@@ -1,0 +1,240 @@
+// The fused solver's backward pass on CUDA: one sweep back through time, or, in chunks, two.
+//
+// lambda and M are as in fused_backward_cpu.cpp; threads and chunks as in fused_cuda.cu.
+
+#include "kernels_cuda.h"
+#include "device.cuh"
+
+namespace pararnn {
+namespace {
+
+// Steps that a thread loads at once: a stretch between checkpoints where states are computed anew.
+template <typename I>
+constexpr int kStretch = Element<I>::kRounded ? kCheckpoint : 4;
+
+template <typename Cell, typename I>
+struct Reverse {
+  using F = typename Element<I>::Number;
+  static constexpr int S = Cell::kStates, G = Cell::kGates, P = Cell::kParameters;
+  static constexpr int K = kStretch<I>;
+  static constexpr bool kRecompute = Element<I>::kRounded;
+
+  const FusedBackward& p;
+  const Lane& lane;
+  const int64_t D;
+  F a[P];
+
+  __device__ Reverse(const FusedBackward& problem, const Lane& lane)
+      : p(problem), lane(lane), D(problem.shape.channels) {
+#pragma unroll
+    for (int i = 0; i < P; ++i) a[i] = ((const F*)p.parameters)[i * D + lane.channel];
+  }
+
+  // Inputs of the steps of one stretch. previous: the states before them; where states are computed
+  // anew, only that before the first is loaded.
+  struct Stretch {
+    I u[K][G], gradient[K][S];
+    F previous[K][S];
+  };
+
+  __device__ __forceinline__ void load_previous(int64_t t, F* state) const {
+    const F* from = (const F*)p.initial + lane.sequence * S * D;
+    if (t != lane.begin && kRecompute) {
+      const int64_t rows = (p.shape.steps + kCheckpoint - 1) / kCheckpoint;
+      from = (const F*)p.saved + (lane.row * rows + t / kCheckpoint) * S * D;
+    } else if (t != lane.begin) {
+      from = (const F*)p.saved + (lane.row * p.shape.steps + t - 1) * S * D;
+    }
+#pragma unroll
+    for (int s = 0; s < S; ++s) state[s] = from[s * D + lane.channel];
+  }
+
+  __device__ __forceinline__ void load(int64_t from, int64_t stop, Stretch& x) const {
+    const I* u = (const I*)p.preactivations + lane.row * p.strides.row +
+                 lane.channel * p.strides.channel;
+    const I* gradient = (const I*)p.grad_states + lane.row * p.grad_strides.row +
+                        lane.channel * p.grad_strides.channel;
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+      if (from + k < stop) {
+        const int64_t t = from + k;
+#pragma unroll
+        for (int g = 0; g < G; ++g) x.u[k][g] = u[t * p.strides.time + g * p.strides.gate];
+#pragma unroll
+        for (int s = 0; s < S; ++s)
+          x.gradient[k][s] = gradient[t * p.grad_strides.time + s * p.grad_strides.gate];
+        if (!kRecompute || k == 0) load_previous(t, x.previous[k]);
+      }
+  }
+
+  __device__ __forceinline__ static void widen_all(const I* from, F* to) {
+#pragma unroll
+    for (int g = 0; g < G; ++g) to[g] = widen(from[g]);
+  }
+
+  __device__ __forceinline__ void recompute(int64_t from, int64_t stop, Stretch& x) const {
+#pragma unroll
+    for (int k = 0; k + 1 < K; ++k)
+      if (from + k + 1 < stop) {
+        F u[G];
+        widen_all(x.u[k], u);
+        Cell::step(x.previous[k], u, a, x.previous[k + 1]);
+      }
+  }
+
+  // Back through steps begin .. end: lambda goes from their end to their begin. kApply: gradients
+  // are written and the parameters' added to `totals`; else `transfer` becomes M `transfer`.
+  template <bool kApply>
+  __device__ __forceinline__ void run(int64_t begin, int64_t end, F* lambda, F* totals,
+                                      F* transfer) const {
+    I* out = (I*)p.grad_preactivations + lane.row * p.shape.steps * G * D + lane.channel;
+    for (int64_t stop = end, from; stop > begin; stop = from) {
+      from = (stop - 1) / K * K;
+      if (from < begin) from = begin;
+      Stretch x;
+      load(from, stop, x);
+      if (kRecompute) recompute(from, stop, x);
+      F sums[P] = {};  // of a few steps first: shorter sums round less
+#pragma unroll
+      for (int k = K - 1; k >= 0; --k)
+        if (from + k < stop) {
+          F u[G], mu[S];
+          widen_all(x.u[k], u);
+#pragma unroll
+          for (int s = 0; s < S; ++s) mu[s] = lambda[s] + widen(x.gradient[k][s]);
+          if (kApply) {
+            F du[G];
+            Cell::adjoint(x.previous[k], u, a, mu, lambda, du, sums);
+#pragma unroll
+            for (int g = 0; g < G; ++g) narrow(du[g], out + ((from + k) * G + g) * D);
+          } else {
+            F after[S], jacobian[S * S];
+            Cell::step_jacobian(x.previous[k], u, a, after, jacobian);
+            transfer_back<F, S>(jacobian, mu, lambda, transfer);
+          }
+        }
+      if (kApply)
+#pragma unroll
+        for (int i = 0; i < P; ++i) totals[i] += sums[i];
+    }
+  }
+
+  __device__ void store_results(const F* lambda, const F* totals) const {
+    if (!lane.active) return;
+    F* initial = (F*)p.grad_initial + lane.sequence * S * D + lane.channel;
+    F* parameters = (F*)p.grad_parameters + lane.sequence * P * D + lane.channel;
+#pragma unroll
+    for (int s = 0; s < S; ++s) initial[s * D] = lambda[s];
+#pragma unroll
+    for (int i = 0; i < P; ++i) parameters[i * D] = totals[i];
+  }
+};
+
+template <typename Cell, typename I>
+__global__ void __launch_bounds__(32) reverse_exactly(const FusedBackward p) {
+  using F = typename Element<I>::Number;
+  const Lane lane(p.shape);
+  const Reverse<Cell, I> reverse(p, lane);
+  F lambda[Cell::kStates] = {}, totals[Cell::kParameters] = {};
+  reverse.template run<true>(lane.begin, lane.end, lambda, totals, nullptr);
+  reverse.store_results(lambda, totals);
+}
+
+// From every chunk's q (in `lambdas`) and M to the lambda at every chunk's end, for one lane; false
+// where those are not finite, as a chunk's M may be although the gradient itself is.
+template <typename F, int S>
+__device__ bool chain(F* lambdas, const F* transfers) {
+  const int width = blockDim.x, lane = threadIdx.x;
+  F carried[S] = {};
+  bool finite = true;
+  for (int c = int(blockDim.y) - 1; c >= 0; --c) {
+    F next[S];
+    for (int i = 0; i < S; ++i) {
+      next[i] = lambdas[(c * S + i) * width + lane];
+      for (int j = 0; j < S; ++j)
+        next[i] += transfers[((c * S + i) * S + j) * width + lane] * carried[j];
+      finite = finite && next[i] - next[i] == F(0);
+    }
+    for (int i = 0; i < S; ++i) {
+      lambdas[(c * S + i) * width + lane] = carried[i];
+      carried[i] = next[i];
+    }
+  }
+  return finite;
+}
+
+template <typename F, int S, int P>
+size_t chunked_bytes(int64_t threads) {
+  return threads * (S + (S * S > P ? S * S : P)) * sizeof(F);
+}
+
+template <typename Cell, typename I>
+__global__ void __launch_bounds__(512) reverse_chunked(const FusedBackward p) {
+  using F = typename Element<I>::Number;
+  constexpr int S = Cell::kStates, P = Cell::kParameters;
+  SHARED_MEMORY(memory);
+  const int width = blockDim.x, chunks = blockDim.y, chunk = threadIdx.y;
+  F* lambdas = (F*)memory;                       // (chunks, S, lanes)
+  F* transfers = lambdas + width * chunks * S;   // (chunks, S * S, lanes), then (chunks, P, lanes)
+  __shared__ bool finite[32];
+  const Lane lane(p.shape);
+  const Reverse<Cell, I> reverse(p, lane);
+  const int64_t begin = lane.cut(chunk, chunks), end = lane.cut(chunk + 1, chunks);
+  F lambda[S] = {}, totals[P] = {}, transfer[S * S];
+  for (int i = 0; i < S * S; ++i) transfer[i] = i % (S + 1) == 0;
+  reverse.template run<false>(begin, end, lambda, totals, transfer);
+  for (int s = 0; s < S; ++s) lambdas[(chunk * S + s) * width + threadIdx.x] = lambda[s];
+  for (int i = 0; i < S * S; ++i)
+    transfers[(chunk * S * S + i) * width + threadIdx.x] = transfer[i];
+  __syncthreads();
+  if (chunk == 0) finite[threadIdx.x] = chain<F, S>(lambdas, transfers);
+  __syncthreads();
+  // Where the chunks cannot be chained, the first of them goes through all of time.
+  const bool whole = !finite[threadIdx.x];
+  if (!whole || chunk == 0) {
+    for (int s = 0; s < S; ++s)
+      lambda[s] = whole ? F(0) : lambdas[(chunk * S + s) * width + threadIdx.x];
+    reverse.template run<true>(begin, whole ? lane.end : end, lambda, totals, nullptr);
+  }
+  for (int i = 0; i < P; ++i) transfers[(chunk * P + i) * width + threadIdx.x] = totals[i];
+  __syncthreads();
+  if (chunk == 0) {
+    for (int c = 1; c < chunks; ++c)
+      for (int i = 0; i < P; ++i) totals[i] += transfers[(c * P + i) * width + threadIdx.x];
+    reverse.store_results(lambda, totals);
+  }
+}
+
+template <template <typename> class CellOf, typename I>
+void launch(const FusedBackward& p, int processors, cudaStream_t stream) {
+  using F = typename Element<I>::Number;
+  using Cell = CellOf<F>;
+  const Launch x = launch_of(p.shape, processors);
+  if (p.shape.chunks == 1) {
+    LAUNCH((reverse_exactly<Cell, I>), x.grid, x.block, 0, stream, p);
+  } else {
+    const size_t bytes = chunked_bytes<F, Cell::kStates, Cell::kParameters>(x.block.x * x.block.y);
+    LAUNCH((reverse_chunked<Cell, I>), x.grid, x.block, bytes, stream, p);
+  }
+  check(cudaGetLastError(), "launching the fused backward kernel");
+}
+
+template <template <typename> class Cell>
+void launch_cell(const FusedBackward& p, int processors, cudaStream_t stream) {
+  switch (p.shape.element) {
+    case kFloat: return launch<Cell, float>(p, processors, stream);
+    case kDouble: return launch<Cell, double>(p, processors, stream);
+    case kBFloat16: return launch<Cell, BFloat16>(p, processors, stream);
+    case kHalf: return launch<Cell, Half>(p, processors, stream);
+  }
+}
+
+}  // namespace
+
+void fused_backward_cuda(const FusedBackward& p, int device, cudaStream_t stream) {
+  const DeviceGuard guard(device);
+  if (p.shape.cell == kGru) launch_cell<Gru>(p, processor_count(device), stream);
+  else launch_cell<Lstm>(p, processor_count(device), stream);
+}
+
+}  // namespace pararnn
