@@ -79,12 +79,23 @@ def test_the_usage_block_calls_methods_of_the_pipeline():
     assert [name for name in called if not callable(getattr(ManzanoPipeline, name))] == []
 
 
+def run_block(word: str) -> None:
+    """Runs the README's first Python block with `word` in it."""
+    (source, *_) = (block for block in blocks(README, "python") if word in block)
+    exec(compile(source, "README.md", "exec"), {})
+
+
 def test_the_data_block_writes_a_folder_without_faults(tmp_path, monkeypatch):
     from manzano.data_mix.check import check
 
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks(README, "python")[1], "README.md", "exec"), {})
+    run_block("data/squares")
     assert check("data/squares") == []
+
+
+def test_the_block_on_layers_runs(capsys):
+    run_block("ParaGRU")
+    assert "solver" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
