@@ -9,14 +9,15 @@ and a colour and a shape that were never seen together can be put together (docs
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from manzano.llm.vocabulary import JointVocabulary
 
 
 @torch.no_grad()
 def init_image_rows(
-    language_model: nn.Module, levels: Sequence[int], vocabulary: JointVocabulary
+    language_model: PreTrainedModel, levels: Sequence[int], vocabulary: JointVocabulary
 ) -> None:
     """Sets the rows of all image ids, in the input table and, where it is another, in the head.
 
@@ -26,9 +27,8 @@ def init_image_rows(
         language_model: a transformers model whose tables have `vocabulary.size` rows.
         levels: of the FSQ codebook; their product is `vocabulary.image_size`.
     """
-    tables = {language_model.get_input_embeddings().weight}
-    tables |= {language_model.get_output_embeddings().weight}
-    for table in tables:
+    layers = language_model.get_input_embeddings(), language_model.get_output_embeddings()
+    for table in {next(layer.parameters()) for layer in layers if layer is not None}:  # weights
         text = table[: vocabulary.image_offset]
         rows = digit_sums(levels, table.shape[1]).to(table)
         rows = rows - rows.mean(0)

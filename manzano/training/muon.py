@@ -95,7 +95,7 @@ def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
+def hidden_matrices(model: nn.Module) -> set[Tensor]:
     """The weights of linear and convolution layers, but those that are tables of words as well.
 
     Muon is meant for what maps features to features; a row of an embedding or of an output layer
