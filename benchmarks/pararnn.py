@@ -24,6 +24,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -204,7 +205,7 @@ def measure(listed: list[Row], device: torch.device, repeats: int) -> None:
             forward(row)
             weights[row.name] = torch.randn_like(row.forward())
             both(row, weights[row.name])
-            run = lambda row=row: both(row, weights[row.name])  # noqa: E731
+            run = partial(both, row, weights[row.name])
             row.peak_bytes = peak_memory(device, run)
             limits[row.name] = SLOW if timed(device, run) > 1 else repeats
         except ConvergenceError as error:
@@ -212,9 +213,8 @@ def measure(listed: list[Row], device: torch.device, repeats: int) -> None:
     for turn in range(repeats):
         for row in listed:
             if not row.failure and turn < limits[row.name]:
-                row.forward_seconds.append(timed(device, lambda row=row: forward(row)))
-                run = lambda row=row: both(row, weights[row.name])  # noqa: E731
-                row.both_seconds.append(timed(device, run))
+                row.forward_seconds.append(timed(device, partial(forward, row)))
+                row.both_seconds.append(timed(device, partial(both, row, weights[row.name])))
 
 
 def floors(cell: Cell, shape, dtype: torch.dtype) -> tuple[int, int]:

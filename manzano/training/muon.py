@@ -5,8 +5,8 @@ such as a shape beside a colour or a letter, are learned in a fraction of the st
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; the factor that puts its rate on
 AdamW's scale is of Liu et al. 2025 (arXiv 2502.16982, Sec. 2.2).
 
-torch and timm have Muon too, always in bfloat16: on a CPU without such instructions that takes
-seconds a step.
+torch and timm have Muon too, always in bfloat16: without such instructions a CPU takes 35 times as
+long for it (measured with oneDNN held to AVX2), some two seconds a step at the demo's sizes.
 """
 
 from collections import defaultdict

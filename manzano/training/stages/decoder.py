@@ -104,7 +104,7 @@ class Stage:
 
     def _references(self, batch: PictureBatch, latents: Tensor) -> Tensor | None:
         """Latents of the references, shaped like the targets' `latents`, zeros where there is none;
-        None if no sample of the batch is an edit. On small models the VAE takes half of a step."""
+        None if no sample of the batch is an edit."""
         edits = batch.has_reference.nonzero().squeeze(1)
         if not len(edits):
             return None
