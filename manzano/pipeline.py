@@ -242,9 +242,14 @@ class ManzanoPipeline:
         settings: DrawingSettings,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """ids (B, N) for prompts, each about one of the images if there are any."""
+        """ids (B, N) for prompts, each about one of the images if there are any; drawn after what
+        the model has to say before it draws."""
         shown = 1 if images else 0
-        guided = [self.processor.prompt(p, shown, draw=True) for p in prompts]
+        words = self.words_before(images, [self.processor.prompt(p, shown) for p in prompts])
+        guided = [
+            self.processor.prompt(p, shown, draw=True, answer=answer)
+            for p, answer in zip(prompts, words, strict=True)
+        ]
         free = [self.processor.prompt("", shown, draw=True)] * len(prompts)
         # Tokenized together, so that both halves are padded to one length.
         inputs = self.processor(images=images * 2 or None, text=guided + free).to(self.device)
@@ -257,6 +262,22 @@ class ManzanoPipeline:
             guidance_scale=settings.guidance_scale, temperature=settings.temperature,
             top_k=settings.top_k, top_p=settings.top_p, generator=generator,
         )  # fmt: skip
+
+    def words_before(self, images: list[Image.Image], prompts: list[str]) -> list[str]:
+        """What the model says to each prompt before it begins a picture.
+
+        "" where it draws at once, as after training on pictures without words, and where it has
+        begun none within 64 tokens.
+        """
+        v = self.model.vocabulary
+        inputs = self.processor(images=images or None, text=prompts).to(self.device)
+        ids = self.model.generate(
+            **inputs, eos_token_id=[v.img_start, v.end],
+            suppress_tokens=[v.user, v.assistant, v.img_end, v.image, v.target],
+        )  # fmt: skip
+        begun = (ids == v.img_start).any(dim=1).tolist()
+        words = self.processor.decode_text(ids)
+        return [w if begins else "" for w, begins in zip(words, begun, strict=True)]
 
     @torch.no_grad()
     def paint(

@@ -1,8 +1,11 @@
 """One folder asks, draws and edits."""
 
+import copy
+
 import pytest
 import torch
 
+from manzano.llm.loss import IGNORE
 from manzano.pipeline import DrawingSettings, ManzanoPipeline
 from tests.tiny import drawing
 
@@ -54,6 +57,44 @@ def test_an_edit_has_the_size_of_the_vision_tokenizer_and_depends_on_the_picture
     ]
     assert [edit.size for edit in edits] == [(48, 48), (48, 48)]
     assert edits[0].tobytes() != edits[1].tobytes()
+
+
+def says(pipeline, prompt: str, words: str):
+    """The pipeline's model, trained in a few steps to say the words before it begins a picture."""
+    model = copy.deepcopy(pipeline.model).train()
+    ids = pipeline.processor(text=prompt)["input_ids"]
+    answer = pipeline.processor.tokenizer.encode(words + "<img_start>")
+    row = torch.cat([ids, torch.tensor([answer])], dim=1)
+    labels = row.clone()
+    labels[:, : ids.shape[1]] = IGNORE
+    optimizer = torch.optim.Adam(model.language_model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(input_ids=row, labels=labels).loss.backward()
+        optimizer.step()
+    parts = (pipeline.transformer, pipeline.vae, pipeline.scheduler)
+    return ManzanoPipeline(model, pipeline.processor, *parts)
+
+
+@pytest.mark.parametrize("words", ["", "a red heart"])
+def test_a_picture_is_drawn_after_what_the_model_says(pipeline, words):
+    prompt = pipeline.processor.prompt("make it red")
+    trained = says(pipeline, prompt, words)
+    assert trained.words_before([], [prompt] * 2) == [words] * 2
+    seeds = (torch.Generator().manual_seed(0) for _ in range(2))
+    settings = DrawingSettings(guidance_scale=1.0)
+    drawn = trained.image_ids([], ["make it red"], settings, next(seeds))
+    inputs = trained.processor(text=prompt + words + "<img_start>")
+    expected = trained.model.generate(
+        **inputs, generation_mode="image", temperature=settings.temperature, generator=next(seeds)
+    )
+    assert torch.equal(drawn, expected)
+
+
+def test_a_model_that_does_not_begin_its_picture_draws_at_once(pipeline):
+    prompt = pipeline.processor.prompt("make it red")
+    trained = says(pipeline, prompt, "no" * 40)
+    assert trained.words_before([], [prompt]) == [""]
 
 
 @pytest.mark.parametrize("height", [0, 5, 50, -8])

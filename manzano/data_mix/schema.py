@@ -7,6 +7,8 @@ One schema for all tasks; every source writes it and every reader expects it:
     editing        images = (reference,), one user turn with the instruction, `target` is the result
     text           one assistant turn of prose
 
+Generation and editing may have an assistant turn too: what is said before the picture is drawn.
+
 In a shard, a sample is the files `{key}.json`, `{key}.image0.png`, ..., `{key}.target.png`; the
 JSON holds all but the pictures. Shards are ordinary tar files, the same bytes for the same samples.
 """
@@ -94,10 +96,12 @@ def _turn_faults(sample: Sample) -> list[str]:
         if roles != ["user", "assistant"] * (len(roles) // 2):
             return [f"turns must alternate user, assistant; got {', '.join(roles)}"]
         return []
-    wanted = "assistant" if sample.task == "text" else "user"
-    if roles != [wanted]:
-        return [f"{sample.task} takes exactly one {wanted} turn; got {', '.join(roles)}"]
-    return []
+    if sample.task == "text":
+        allowed, words = [["assistant"]], "exactly one assistant turn"
+    else:
+        allowed = [["user"], ["user", "assistant"]]
+        words = "one user turn, and at most one assistant turn after it"
+    return [] if roles in allowed else [f"{sample.task} takes {words}; got {', '.join(roles)}"]
 
 
 def _picture_faults(sample: Sample) -> list[str]:

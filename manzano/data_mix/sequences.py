@@ -1,11 +1,13 @@
 """From a sample to token sequences: who says what, where pictures go, what is to be predicted.
 
     understanding  <|user|><img_start><image>*N<img_end>question<|assistant|>answer<|end|>
-    generation     <|user|>prompt<|assistant|><img_start><target>*N<img_end><|end|>
-    editing        <|user|><img_start><image>*N<img_end>instruction<|assistant|>
+    generation     <|user|>prompt<|assistant|>words<img_start><target>*N<img_end><|end|>
+    editing        <|user|><img_start><image>*N<img_end>instruction<|assistant|>words
                        <img_start><target>*N<img_end><|end|>
     text           prose<|end|>
 
+The words before a target picture are those of the sample's assistant turn, if it has one: what the
+picture will show, say. A model that learned to say so first draws what it has said.
 Loss falls on the answer, on the target picture's ids (with the tokens around them, as text) and on
 all prose (Manzano, Sec. 3.1). The same layout as a chat template serves inference: CHAT_TEMPLATE.
 """
@@ -58,7 +60,7 @@ def sequences(
 
     Args:
         num_tokens: N, tokens an image becomes.
-        drop_prompt: leave the words of a prompt or instruction out, which trains the unconditional
+        drop_prompt: leave the words of a prompt or instruction and of its answer out, which trains the unconditional
             model that classifier-free guidance needs.
     """
     pictures = image_block(num_tokens) * len(sample.images)
@@ -72,10 +74,9 @@ def sequences(
             _exchange(tokenizer, pictures + q.text, a.text)
             for q, a in zip(questions, answers, strict=True)
         ]
-    prompt = "" if drop_prompt else sample.turns[0].text
-    return [
-        _exchange(tokenizer, pictures + prompt, image_block(num_tokens, SPECIAL_TOKENS["target"]))
-    ]
+    prompt, *words = ["", ""] if drop_prompt else [turn.text for turn in sample.turns]
+    target = image_block(num_tokens, SPECIAL_TOKENS["target"])
+    return [_exchange(tokenizer, pictures + prompt, "".join(words) + target)]
 
 
 def _exchange(tokenizer: PreTrainedTokenizerBase, user: str, assistant: str) -> TokenSequence:

@@ -36,6 +36,17 @@ def test_a_training_sequence_is_the_prompt_and_its_answer(processor, task: Task)
     assert set(sequence.labels[: -len(predicted)]) == {IGNORE}
 
 
+def test_words_before_a_target_picture_are_predicted_and_lead_to_it(processor):
+    turns = (Turn(role="user", text="make it red"), Turn(role="assistant", text="a red heart"))
+    (sequence,) = sequences(make_sample("editing", turns=turns), TOKENIZER, 4)
+    prompt = processor.prompt("make it red", 1, draw=True, answer="a red heart")
+    begun = processor(images=[picture(0)], text=prompt)["input_ids"][0].tolist()
+    rest = TOKENIZER.encode("<target>" * 4 + "<img_end><|end|>")
+    assert sequence.input_ids == begun + rest
+    predicted = TOKENIZER.encode("a red heart<img_start>") + rest
+    assert [label for label in sequence.labels if label != IGNORE] == predicted
+
+
 def test_prose_is_predicted_from_its_first_to_its_end_token():
     (sequence,) = sequences(make_sample("text"), TOKENIZER, 4)
     assert TOKENIZER.decode(sequence.input_ids) == "answer 0<|end|>"
@@ -51,8 +62,10 @@ def test_every_question_is_a_sequence_of_its_own():
     assert sequences(several, TOKENIZER, 4) == alone
 
 
-def test_a_dropped_prompt_leaves_the_reference_picture_and_no_words(processor):
-    sample = make_sample("editing", images=(picture(3),))
+@pytest.mark.parametrize("answer", [(), (Turn(role="assistant", text="a red heart"),)])
+def test_a_dropped_prompt_leaves_the_reference_picture_and_no_words(processor, answer):
+    turns = (Turn(role="user", text="make it red"), *answer)
+    sample = make_sample("editing", images=(picture(3),), turns=turns)
     (sequence,) = sequences(sample, TOKENIZER, 4, drop_prompt=True)
     free = processor(images=list(sample.images), text=processor.prompt("", 1, draw=True))
     length = free["input_ids"].shape[1]

@@ -45,7 +45,7 @@ MORE_COLOURS: dict[str, Colour] = {
     "beige": (222, 196, 150),
     "olive": (120, 124, 30),
 }
-"""In training questions and drawings only, never in a test: with few colours a model learns each
+"""In training only, never in a test: with few colours a model learns each
 pair of colour and shape by heart, and fails on new pairs."""
 SHAPES: dict[str, str] = {
     "heart": "2764",
@@ -89,7 +89,7 @@ def concepts(split: str) -> list[tuple[str, str]]:
 
 
 def shown(split: str) -> list[tuple[str, str, str]]:
-    """(colour, shape, size) to ask about or to draw, each equally often, in a fixed order; in
+    """(colour, shape, size) to ask about, draw or edit, each equally often, in a fixed order; in
     training every shape in MORE_COLOURS too."""
     found = concepts(split)
     if split == "train":

@@ -6,6 +6,7 @@ configurations of this stage; each starts from the one before.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from manzano.decoder.sampling import sample
 from manzano.decoder.vae import decode, encode, load_vae
 from manzano.tokenizer.hybrid import HybridTokenizer
 from manzano.training.config import TrainConfig
+from manzano.training.kept import Kept
 from manzano.training.stages.data import DataConfig, open_loader
 
 
@@ -46,6 +48,10 @@ class Config(TrainConfig):
     """Share of edits trained without the reference, for guidance on it."""
     corrupt: float = 0.05
     """Share of ids moved by one FSQ step, since the language model's ids will not be perfect."""
+    keep_encoded: int = 0
+    """Pictures whose ids and latents are kept in memory once computed (the parts that compute them
+    are frozen); 0 computes them in every step. For corpora of up to some 100,000 pictures, where
+    the same ones come again and again."""
     num_steps: int = 25
     """Sampling steps of previews, and the default of the exported decoder."""
     guidance_scale: float = 2.0
@@ -85,6 +91,8 @@ class Stage:
                 config.model, in_channels=self.vae.config["latent_channels"],
                 condition_width=self.tokenizer.config.discrete_width,
             )  # fmt: skip
+        self.ids = Kept(self._ids, config.keep_encoded)
+        self.latents = Kept(partial(encode, self.vae), config.keep_encoded)
         self.shift = resolution_shift(config.image_size, config.image_size)
 
     def batches(self, *, rank: int, world_size: int):
@@ -94,13 +102,12 @@ class Stage:
     def targets(self, batch: PictureBatch) -> dict[str, int]:
         return {"samples": len(batch.pixels)}
 
-    def _condition(self, pixels: Tensor, corrupt: float) -> Tensor:
-        """(B, 3, H, W) -> the frozen discrete adapter's embeddings of its ids (B, N, D)."""
+    def _ids(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N), from the frozen tokenizer at its own size."""
         side = self.tokenizer.config.image_size
         if pixels.shape[-1] != side:
             pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True)
-        ids = self.tokenizer.discrete(pixels)
-        return self.tokenizer.embed_ids(corrupt_ids(ids, self.tokenizer.config.levels, corrupt))
+        return self.tokenizer.discrete(pixels)
 
     def _references(self, batch: PictureBatch, latents: Tensor) -> Tensor | None:
         """Latents of the references, shaped like the targets' `latents`, zeros where there is none;
@@ -108,7 +115,7 @@ class Stage:
         edits = batch.has_reference.nonzero().squeeze(1)
         if not len(edits):
             return None
-        found = encode(self.vae, batch.reference[edits])
+        found = self.latents(batch.reference[edits])
         return torch.zeros_like(latents).index_copy(0, edits, found)
 
     def loss(
@@ -117,8 +124,10 @@ class Stage:
         device, count = batch.pixels.device, len(batch.pixels)
         self._place(device)
         with torch.no_grad():
-            condition = self._condition(batch.pixels, self.config.corrupt)
-            latents = encode(self.vae, batch.pixels)
+            levels = self.tokenizer.config.levels
+            ids = corrupt_ids(self.ids(batch.pixels), levels, self.config.corrupt)
+            condition = self.tokenizer.embed_ids(ids)  # (B, N, D)
+            latents = self.latents(batch.pixels)
             reference = self._references(batch, latents)
         kept = keep_mask(count, self.config.drop_reference).to(device)
         losses = flow_matching_loss(
@@ -151,7 +160,7 @@ class Stage:
         side = self.config.image_size // (2 ** (len(self.vae.config["block_out_channels"]) - 1))
         painted = sample(
             self.model, FlowMatchEulerDiscreteScheduler(shift=self.shift),
-            self._condition(pixels, 0.0),
+            self.tokenizer.embed_ids(self._ids(pixels)),
             height=side, width=side, condition_grid=self.tokenizer.grid,
             guidance_scale=self.config.guidance_scale, num_steps=self.config.num_steps,
             generator=generator,
