@@ -185,8 +185,6 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         generation_mode: Literal["text", "image"] = "text",
-        unconditional_ids: Tensor | None = None,
-        unconditional_mask: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
         """Continues left-padded prompts (B, T) by text or by one picture each.
@@ -194,9 +192,8 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             generation_mode: "text" returns joint ids (B, new) by transformers' `generate`, which
                 takes the further keyword arguments; "image" returns image ids (B, N)
-                (`sample_image_ids` takes them) for prompts that end in `<img_start>`.
-            unconditional_ids, unconditional_mask: (B, T) the prompts without their condition, for
-                classifier-free guidance in image mode (`guidance_scale`).
+                (`sample_image_ids` takes them) for prompts that end in `<img_start>`. With a
+                `guidance_scale` other than 1, guidance leads away from a picture of nothing.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         embeds = self.embed(input_ids, pixel_values, None)
@@ -216,18 +213,22 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if generation_mode != "image":
             raise ValueError(f"generation_mode is 'text' or 'image', got {generation_mode!r}")
         if kwargs.get("guidance_scale", 1.0) != 1.0:
-            if unconditional_ids is None or unconditional_mask is None:
-                raise ValueError(
-                    "guidance_scale other than 1 needs unconditional_ids and unconditional_mask, "
-                    "the same prompts without their words"
-                )
-            free = self.embed(unconditional_ids, pixel_values, None)
-            embeds = torch.cat([embeds, free])
-            attention_mask = torch.cat([attention_mask, unconditional_mask])
+            nothing, mask = self.unconditional_prompt(input_ids)
+            embeds = torch.cat([embeds, self.embed(nothing, None, None)])
+            attention_mask = torch.cat([attention_mask, mask])
         return sample_image_ids(
             self.language_model, embeds, attention_mask, num_tokens=self.vision.num_tokens,
             image_offset=v.image_offset, image_size=v.image_size, **kwargs,
         )  # fmt: skip
+
+    def unconditional_prompt(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompt that asks for a picture of nothing, and its mask, left-padded to (B, T) of
+        `like`: what `data_mix.sequences.unconditional` trains."""
+        v = self.vocabulary
+        prompt = like.new_tensor([v.user, v.assistant, v.img_start])
+        ids = torch.full_like(like, v.pad)
+        ids[:, -len(prompt) :] = prompt
+        return ids, (ids != v.pad).long()
 
 
 AutoModel.register(ManzanoConfig, ManzanoForConditionalGeneration, exist_ok=True)

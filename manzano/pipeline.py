@@ -250,15 +250,9 @@ class ManzanoPipeline:
             self.processor.prompt(p, shown, draw=True, answer=answer)
             for p, answer in zip(prompts, words, strict=True)
         ]
-        free = [self.processor.prompt("", shown, draw=True)] * len(prompts)
-        # Tokenized together, so that both halves are padded to one length.
-        inputs = self.processor(images=images * 2 or None, text=guided + free).to(self.device)
-        half = len(prompts)
-        pixels = inputs["pixel_values"][:half] if images else None
+        inputs = self.processor(images=images or None, text=guided).to(self.device)
         return self.model.generate(
-            inputs["input_ids"][:half], pixels, inputs["attention_mask"][:half],
-            generation_mode="image", unconditional_ids=inputs["input_ids"][half:],
-            unconditional_mask=inputs["attention_mask"][half:],
+            **inputs, generation_mode="image",
             guidance_scale=settings.guidance_scale, temperature=settings.temperature,
             top_k=settings.top_k, top_p=settings.top_p, generator=generator,
         )  # fmt: skip

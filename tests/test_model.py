@@ -7,10 +7,12 @@ from transformers import AutoModelForCausalLM
 
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.data_mix.schema import Sample, Turn
+from manzano.data_mix.sequences import sequences, unconditional
 from manzano.llm.backbone import language_config
 from manzano.llm.loss import IGNORE, count_targets
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.training.stages.llm import assemble
+from tests.data_mix.samples import make_sample
 from tests.tiny import QWEN3, drawing, text_tokenizer, tiny_manzano, tiny_vision
 
 ROW = 128
@@ -180,16 +182,10 @@ def test_cached_and_single_pictures_equal_uncached_and_batched_ones(
     model, encoder, guidance_scale, temperature
 ):
     ids, mask, pixels = prompts(model, encoder, WORDS, draw=True)
-    free, free_mask, _ = prompts(model, encoder, [""] * 3, draw=True)
-    free = torch.cat(
-        [ids.new_full((3, ids.shape[1] - free.shape[1]), model.vocabulary.pad), free], 1
-    )
-    free_mask = torch.cat([mask.new_zeros(3, ids.shape[1] - free_mask.shape[1]), free_mask], 1)
 
     def drawn(rows: slice, **options) -> Tensor:
         return model.generate(
             ids[rows], pixels[rows], mask[rows], generation_mode="image",
-            unconditional_ids=free[rows], unconditional_mask=free_mask[rows],
             guidance_scale=guidance_scale, temperature=temperature,
             generator=torch.Generator().manual_seed(0), **options,
         )  # fmt: skip
@@ -221,10 +217,18 @@ def test_guidance_one_takes_the_condition_alone(model, encoder):
         embeds = torch.cat([embeds, new], dim=1)
 
 
-def test_guidance_without_unconditional_prompts_is_refused(model, encoder):
+def test_guidance_leads_away_from_what_is_trained_without_a_prompt(model, encoder):
+    ids, mask, _ = prompts(model, encoder, WORDS, draw=True)
+    sample = unconditional(make_sample("editing"))
+    (trained,) = sequences(sample, encoder.tokenizer, model.vision.num_tokens)
+    nothing, seen = model.unconditional_prompt(ids)
+    begun = trained.input_ids[: trained.input_ids.index(model.vocabulary.target)]
+    assert nothing[seen.bool()].view(3, -1).tolist() == [begun] * 3
+    assert nothing.shape == seen.shape == mask.shape
+
+
+def test_an_unknown_mode_is_refused(model, encoder):
     ids, mask, pixels = prompts(model, encoder, WORDS, draw=True)
-    with pytest.raises(ValueError, match="guidance_scale other than 1 needs unconditional_ids"):
-        model.generate(ids, pixels, mask, generation_mode="image", guidance_scale=2.0)
     with pytest.raises(ValueError, match="generation_mode is 'text' or 'image', got 'sound'"):
         model.generate(ids, pixels, mask, generation_mode="sound")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from manzano.data_mix.schema import Sample
-from manzano.data_mix.sequences import TokenSequence, sequences
+from manzano.data_mix.sequences import TokenSequence, sequences, unconditional
 from manzano.data_mix.transforms import pixel_transform
 from manzano.llm.loss import IGNORE
 from manzano.llm.vocabulary import SPECIAL_TOKENS
@@ -133,7 +133,7 @@ class SequenceEncoder:
         num_tokens: N, tokens a picture becomes.
         row_length: tokens in a packed row.
         max_questions: of a sample that asks more about its pictures, this many are drawn.
-        drop_prompt: share of prompts and instructions left out, for classifier-free guidance.
+        drop_prompt: share of pictures drawn from nothing, for classifier-free guidance.
     """
 
     def __init__(
@@ -157,8 +157,9 @@ class SequenceEncoder:
 
     def encode(self, sample: Sample) -> SequenceExample:
         """Raises ValueError for a sample that does not fit a row."""
-        drop = sample.task in ("generation", "editing") and random.random() < self.drop_prompt
-        found = sequences(sample, self.tokenizer, self.num_tokens, drop_prompt=drop)
+        if sample.target is not None and random.random() < self.drop_prompt:
+            sample = unconditional(sample)
+        found = sequences(sample, self.tokenizer, self.num_tokens)
         if len(found) > self.max_questions:
             found = random.sample(found, self.max_questions)
         while len(found) > 1 and sum(map(len, found)) > self.row_length:

@@ -12,11 +12,11 @@ Loss falls on the answer, on the target picture's ids (with the tokens around th
 all prose (Manzano, Sec. 3.1). The same layout as a chat template serves inference: CHAT_TEMPLATE.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from manzano.data_mix.schema import Sample
+from manzano.data_mix.schema import Sample, Turn
 from manzano.llm.loss import IGNORE
 from manzano.llm.vocabulary import SPECIAL_TOKENS
 
@@ -49,19 +49,19 @@ class TokenSequence:
         return len(self.input_ids)
 
 
+def unconditional(sample: Sample) -> Sample:
+    """A picture to draw from nothing, neither words nor reference: what classifier-free guidance
+    leads away from."""
+    return replace(sample, turns=(Turn(role="user", text=""),), images=())
+
+
 def sequences(
-    sample: Sample,
-    tokenizer: PreTrainedTokenizerBase,
-    num_tokens: int,
-    *,
-    drop_prompt: bool = False,
+    sample: Sample, tokenizer: PreTrainedTokenizerBase, num_tokens: int
 ) -> list[TokenSequence]:
     """The sequences of a sample: one, or one a question where it asks several about its pictures.
 
     Args:
         num_tokens: N, tokens an image becomes.
-        drop_prompt: leave the words of a prompt or instruction and of its answer out, which trains the unconditional
-            model that classifier-free guidance needs.
     """
     pictures = image_block(num_tokens) * len(sample.images)
     if sample.task == "text":
@@ -74,7 +74,7 @@ def sequences(
             _exchange(tokenizer, pictures + q.text, a.text)
             for q, a in zip(questions, answers, strict=True)
         ]
-    prompt, *words = ["", ""] if drop_prompt else [turn.text for turn in sample.turns]
+    prompt, *words = (turn.text for turn in sample.turns)
     target = image_block(num_tokens, SPECIAL_TOKENS["target"])
     return [_exchange(tokenizer, pictures + prompt, "".join(words) + target)]
 

@@ -84,11 +84,13 @@ def test_a_sample_that_fits_no_row_is_refused_by_name():
         sequence_encoder(row_length=8).encode(make_sample("understanding"))
 
 
-def test_dropped_prompts_have_no_words():
-    encoder = sequence_encoder(drop_prompt=1.0)
-    (sequence,) = encoder.encode(make_sample("generation")).sequences
+@pytest.mark.parametrize("task", ["generation", "editing"])
+def test_pictures_without_prompt_are_drawn_from_nothing(task):
+    example = sequence_encoder(drop_prompt=1.0).encode(make_sample(task))
     expected = "<|user|><|assistant|><img_start>" + "<target>" * 4 + "<img_end><|end|>"
-    assert sequence.input_ids == TOKENIZER.encode(expected)
+    assert example.sequences[0].input_ids == TOKENIZER.encode(expected)
+    assert not example.images
+    assert len(example.targets) == 1
 
 
 def test_a_batch_moves_whole():

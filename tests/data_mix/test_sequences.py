@@ -3,7 +3,7 @@
 import pytest
 
 from manzano.data_mix.schema import Sample, Task, Turn
-from manzano.data_mix.sequences import sequences
+from manzano.data_mix.sequences import sequences, unconditional
 from manzano.llm.loss import IGNORE
 from manzano.training.stages.llm import make_processor
 from tests.data_mix.samples import make_sample, picture
@@ -62,11 +62,9 @@ def test_every_question_is_a_sequence_of_its_own():
     assert sequences(several, TOKENIZER, 4) == alone
 
 
-@pytest.mark.parametrize("answer", [(), (Turn(role="assistant", text="a red heart"),)])
-def test_a_dropped_prompt_leaves_the_reference_picture_and_no_words(processor, answer):
-    turns = (Turn(role="user", text="make it red"), *answer)
-    sample = make_sample("editing", images=(picture(3),), turns=turns)
-    (sequence,) = sequences(sample, TOKENIZER, 4, drop_prompt=True)
-    free = processor(images=list(sample.images), text=processor.prompt("", 1, draw=True))
-    length = free["input_ids"].shape[1]
-    assert sequence.input_ids[:length] == free["input_ids"][0].tolist()
+def test_an_unconditional_picture_has_neither_words_nor_reference(processor):
+    turns = (Turn(role="user", text="make it red"), Turn(role="assistant", text="a red heart"))
+    for task in ("generation", "editing"):
+        (sequence,) = sequences(unconditional(make_sample(task, turns=turns)), TOKENIZER, 4)
+        expected = "<|user|><|assistant|><img_start>" + "<target>" * 4 + "<img_end><|end|>"
+        assert sequence.input_ids == TOKENIZER.encode(expected)

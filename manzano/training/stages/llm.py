@@ -50,7 +50,8 @@ class Config(TrainConfig):
     max_questions: int = 4
     """Questions drawn of a sample that asks more about its picture."""
     drop_prompt: float = 0.1
-    """Share of prompts left out, for classifier-free guidance."""
+    """Share of pictures drawn from nothing, neither words nor reference, for classifier-free
+    guidance."""
     image_weight: float = 0.5
     """Weight of the loss on image ids against 1 for text."""
     preview_source: str = ""

@@ -93,16 +93,10 @@ def test_answers_are_the_same_cached_uncached_batched_and_single(model, encoder)
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_pictures_are_the_same_cached_uncached_batched_and_single(model, encoder, guidance_scale):
     ids, mask, pixels = prompts(model, encoder, WORDS, draw=True)
-    # Without words the prompts are shorter: here they are padded on the left to the same length.
-    free = [prompts(model, encoder, [""] * 3, draw=True)[n] for n in (0, 1)]
-    rest = ids.shape[1] - free[0].shape[1]
-    free_ids = torch.nn.functional.pad(free[0], (rest, 0), value=model.vocabulary.pad)
-    free_mask = torch.nn.functional.pad(free[1], (rest, 0))
 
     def drawn(rows: slice, **options) -> Tensor:
         return model.generate(
             ids[rows], pixels[rows], mask[rows], generation_mode="image", temperature=0,
-            unconditional_ids=free_ids[rows], unconditional_mask=free_mask[rows],
             guidance_scale=guidance_scale, **options,
         )  # fmt: skip
 
