@@ -42,8 +42,8 @@ class DrawingSettings:
     """Sample among this many likeliest ids."""
     top_p: float | None = None
     """Sample among the likeliest ids that hold this much probability."""
-    guidance_scale: float = 1.5
-    """How far ids follow the words: 1 is no guidance."""
+    guidance_scale: float = 2.0
+    """How far ids follow the words and the reference: 1 is no guidance."""
     decoder_guidance_scale: float = 3.0
     """How far the decoder follows the ids: 1 is no guidance."""
     reference_guidance_scale: float = 1.0

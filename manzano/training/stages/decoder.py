@@ -48,6 +48,9 @@ class Config(TrainConfig):
     """Share of edits trained without the reference, for guidance on it."""
     corrupt: float = 0.05
     """Share of ids moved by one FSQ step, since the language model's ids will not be perfect."""
+    time_shift: float = 1.0
+    """Factor on the shift of training times towards noise that goes with the image size; above 1,
+    more of the training is about form and colour, which the ids decide, and less about texture."""
     keep_encoded: int = 0
     """Pictures whose ids and latents are kept in memory once computed (the parts that compute them
     are frozen); 0 computes them in every step. For corpora of up to some 100,000 pictures, where
@@ -135,7 +138,7 @@ class Stage:
             reference_latents=reference,
             reference_mask=None if reference is None else batch.has_reference & kept,
             condition_mask=keep_mask(count, self.config.drop_condition).to(device),
-            shift=self.shift,
+            shift=self.shift * self.config.time_shift,
         )  # fmt: skip
         loss = losses.sum() / totals["samples"]
         return loss, {"flow": loss.detach()}
