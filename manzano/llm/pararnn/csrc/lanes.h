@@ -236,7 +236,8 @@ inline void narrow(typename Element<I>::Lanes x, I* p) {
 }
 
 // Fetches what `load` is to read some steps later: to a march back in time, or over many short runs,
-// the processor does not see ahead. An address outside of the array does no harm.
+// the processor does not see ahead. An address outside of the array does no harm. (Inline, always:
+// GCC removes calls of functions that only fetch.)
 template <typename I>
 CELL_FUNCTION void prefetch(const I* p) {
   constexpr int kLine = 64;
