@@ -16,10 +16,13 @@ Letters: B rows, T steps, G preactivations, S state size, P parameters, D channe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from manzano.llm.pararnn.cells import GRU_CELL, LSTM_CELL, Cell
+from manzano.llm.pararnn.memory import empty
 from manzano.llm.pararnn.native import available, library
 from manzano.llm.pararnn.report import Report, SolverOptions
 from manzano.llm.pararnn.sequential import sequential
@@ -148,7 +151,7 @@ def forward_op(
     tolerance: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """States (B, T, S, D), checkpoints, and the counts of the report: sweeps (int32), residual."""
-    states, checkpoints, sweeps, residual = forward_outputs(preactivations, state)
+    states, checkpoints, sweeps, residual = forward_outputs(preactivations, state, empty)
     sweeps.zero_()
     residual.zero_()
     parameters, state = parameters.contiguous(), state.contiguous()
@@ -177,11 +180,13 @@ def forward_fake(preactivations, parameters, state, starts, cell, chunks, max_sw
     return forward_outputs(preactivations, state)
 
 
-def forward_outputs(preactivations: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `forward_op` returns, unwritten."""
+def forward_outputs(
+    preactivations: Tensor, state: Tensor, new: Callable[..., Tensor] = Tensor.new_empty
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `forward_op` returns, unwritten; the states are new(preactivations, their shape)."""
     rows, steps, _, channels = preactivations.shape
     return (
-        preactivations.new_empty((rows, steps, state.shape[1], channels)),
+        new(preactivations, (rows, steps, state.shape[1], channels)),
         state.new_empty(checkpoint_shape(preactivations, state)),
         state.new_empty((), dtype=torch.int32),
         state.new_empty((), dtype=torch.float32),
@@ -203,7 +208,7 @@ def backward_op(
 
     `saved` is the states, or the checkpoints of a 16-bit problem.
     """
-    grad_preactivations = preactivations.new_empty(preactivations.shape)
+    grad_preactivations = empty(preactivations, preactivations.shape)
     by_sequence = parameters.new_empty((len(state), *parameters.shape))
     grad_state = state.new_empty(state.shape)
     parameters, state, saved = parameters.contiguous(), state.contiguous(), saved.contiguous()

@@ -143,7 +143,8 @@ class ParaRNNLayer(nn.Module):
             solver=self.solver,
             options=self.options,
         )
-        return states[:, :, -1], state
+        # Of the only row, a view of all: the gradient of an index is a copy into zeros.
+        return states.squeeze(2) if self.cell.state_size == 1 else states[:, :, -1], state
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step, for decoding: x (B, D_in) -> y (B, D_h) and the next state (B, S, D_h).

@@ -125,6 +125,12 @@ CELL_FUNCTION T clamp(T x, typename Number<T>::Scalar limit) {  // NaN stays NaN
   return x < low ? low : x;
 }
 
+// a / b. Vectors that divide slowly specialise it (lanes.h).
+template <typename T>
+CELL_FUNCTION T quotient(T a, T b) {
+  return a / b;
+}
+
 #ifdef __CUDA_ARCH__
 // A GPU has exp2 and 1 / x in hardware, each good to about an ulp, and a chain of fewer steps.
 __device__ __forceinline__ float exp2_of(float x) {
@@ -152,7 +158,7 @@ CELL_FUNCTION T gate(T a, T h, T u) {
 #endif
   T power, rest;
   split_exp<T>(clamp<T>(-(a * h + u), ExpConstants<F>::kLimit), power, rest);
-  return F(1) / (power * rest + power + F(1));
+  return quotient<T>(T{} + F(1), power * rest + power + F(1));
 }
 
 template <typename T>
@@ -173,7 +179,7 @@ CELL_FUNCTION T tanh_of(T x) {
   T power, rest;
   split_exp<T>(clamp<T>(x + x, ExpConstants<F>::kTanhLimit), power, rest);
   const T minus_one = power * rest + (power - F(1));  // exp(2 x) - 1
-  return minus_one / (minus_one + F(2));
+  return quotient<T>(minus_one, minus_one + F(2));
 }
 
 // ---- ParaGRU: state (h); preactivations (z, r, c); parameters (a_z, a_r, a_c) ------------------

@@ -48,38 +48,60 @@ struct Backward {
                             tile.count(v, W));
   }
 
-  void load_preactivations(int64_t row, int64_t t, const Tile& tile, int v, L* u) const {
-    const I* from = (const I*)p.preactivations + row * p.strides.row + t * p.strides.time +
-                    (tile.channel + v * W) * p.strides.channel;
-    for (int g = 0; g < G; ++g)
-      u[g] = load(from + g * p.strides.gate, p.strides.channel, tile.count(v, W));
+  const I* preactivations(int64_t row, int64_t t, int64_t channel) const {
+    return (const I*)p.preactivations + row * p.strides.row + t * p.strides.time +
+           channel * p.strides.channel;
   }
 
-  // The state before step t, which is the sequence's first or follows one whose state is saved.
-  void load_previous(const Span& span, int64_t sequence, int64_t t, const Tile& tile, int v,
-                     L* state) const {
-    const F* from = (const F*)p.initial + sequence * S * D;
-    if (t != span.begin && kRecompute) {
-      const int64_t rows = (p.shape.steps + kCheckpoint - 1) / kCheckpoint;
-      from = (const F*)p.saved + (span.row * rows + t / kCheckpoint) * S * D;
-    } else if (t != span.begin) {
-      from = (const F*)p.saved + (span.row * p.shape.steps + t - 1) * S * D;
+  const I* grad_states(int64_t row, int64_t t, int64_t channel) const {
+    return (const I*)p.grad_states + row * p.grad_strides.row + t * p.grad_strides.time +
+           channel * p.grad_strides.channel;
+  }
+
+  // The saved state before step t, which follows one of the same row.
+  const F* saved_state(int64_t row, int64_t t, int64_t channel) const {
+    const int64_t rows = (p.shape.steps + kCheckpoint - 1) / kCheckpoint;
+    const int64_t at = kRecompute ? row * rows + t / kCheckpoint : row * p.shape.steps + t - 1;
+    return (const F*)p.saved + at * S * D + channel;
+  }
+
+  template <bool kWhole>
+  CELL_FUNCTION void load_preactivations(int64_t row, int64_t t, int64_t channel, int count,
+                                         L* u) const {
+    const I* from = preactivations(row, t, channel);
+    for (int g = 0; g < G; ++g)
+      u[g] = load<kWhole>(from + g * p.strides.gate, p.strides.channel, count);
+  }
+
+  // The state before step t, the sequence's first or not.
+  template <bool kWhole>
+  CELL_FUNCTION void load_previous(const Span& span, int64_t sequence, int64_t t, int64_t channel,
+                                   int count, L* state) const {
+    const F* from = t == span.begin ? (const F*)p.initial + sequence * S * D + channel
+                                    : saved_state(span.row, t, channel);
+    for (int s = 0; s < S; ++s) state[s] = load<kWhole>(from + s * D, 1, count);
+  }
+
+  CELL_FUNCTION void prefetch_step(int64_t row, int64_t t, int64_t channel) const {
+    for (int g = 0; g < G; ++g) prefetch(preactivations(row, t, channel) + g * p.strides.gate);
+    for (int s = 0; s < S; ++s) {
+      prefetch(grad_states(row, t, channel) + s * p.grad_strides.gate);
+      if (!kRecompute) prefetch(saved_state(row, t, channel) + s * D);
     }
-    for (int s = 0; s < S; ++s)
-      state[s] = load(from + s * D + tile.channel + v * W, 1, tile.count(v, W));
   }
 
   // States before steps begin .. end, within one stretch between checkpoints, computed anew.
   void recompute(const Span& span, int64_t sequence, int64_t begin, int64_t end, const Tile& tile,
                  Scratch& x) const {
     for (int v = 0; v < tile.vectors; ++v)
-      load_previous(span, sequence, begin, tile, v, x.previous.data() + v * S);
+      load_previous<false>(span, sequence, begin, tile.channel + v * W, tile.count(v, W),
+                           x.previous.data() + v * S);
     for (int64_t t = begin; t < end; ++t) {
       const L* before = x.previous.data() + (t - begin) * per_unit * S;
       L* after = x.previous.data() + (t - begin + 1) * per_unit * S;
       for (int v = 0; v < tile.vectors; ++v) {
         L u[G];
-        load_preactivations(span.row, t, tile, v, u);
+        load_preactivations<false>(span.row, t, tile.channel + v * W, tile.count(v, W), u);
         Cell::step(before + v * S, u, x.a.data() + v * P, after + v * S);
       }
     }
@@ -88,52 +110,56 @@ struct Backward {
   // Back through steps begin .. end: lambda goes from their end to their begin. kApply: gradients
   // are written and the parameters' added to `totals`; else `transfer` becomes M `transfer`.
   template <bool kApply>
-  __attribute__((noinline)) void reverse(int64_t sequence, int64_t begin, int64_t end, const Tile& tile, Scratch& x,
-               L* lambda, L* totals, L* transfer) const {
+  __attribute__((noinline)) void reverse(int64_t sequence, int64_t begin, int64_t end,
+                                         const Tile& tile, Scratch& x, L* lambda, L* totals,
+                                         L* transfer) const {
     const Span span = sequence_span(p.shape, sequence);
+    const int whole =
+        std::min(tile.whole(W, p.strides.channel), tile.whole(W, p.grad_strides.channel));
     for (int64_t stop = end, from; stop > begin; stop = from) {
       from = std::max(begin, (stop - 1) / kCheckpoint * kCheckpoint);
       if (kRecompute) recompute(span, sequence, from, stop, tile, x);
       // Sums of a few steps first, then sums of those: shorter sums round less.
       std::fill(x.sums.begin(), x.sums.end(), L{});
-      for (int64_t t = stop - 1; t >= from; --t)
-        for (int v = 0; v < tile.vectors; ++v) {
-          L u[G], state[S];
-          load_preactivations(span.row, t, tile, v, u);
-          if (kRecompute)
-            std::copy_n(x.previous.data() + ((t - from) * per_unit + v) * S, S, state);
-          else
-            load_previous(span, sequence, t, tile, v, state);
-          step_back<kApply>(span.row, t, tile, v, state, u, x, lambda + v * S,
-                            kApply ? nullptr : transfer + v * S * S);
-        }
+      for (int64_t t = stop - 1; t >= from; --t) {
+        const L* known = kRecompute ? x.previous.data() + (t - from) * per_unit * S : nullptr;
+        for (int v = 0; v < whole; ++v)
+          step_back<kApply, true>(span, sequence, t, tile, v, known, x, lambda, transfer);
+        for (int v = whole; v < tile.vectors; ++v)
+          step_back<kApply, false>(span, sequence, t, tile, v, known, x, lambda, transfer);
+      }
       if (kApply)
         for (int i = 0; i < tile.vectors * P; ++i) totals[i] += x.sums[i];
     }
+    if (kApply) finish_streams();
   }
 
-  template <bool kApply>
-  inline __attribute__((always_inline)) void step_back(int64_t row, int64_t t, const Tile& tile,
-                                                       int v, const L* state, const L* u,
-                                                       Scratch& x, L* lambda, L* transfer) const {
-    const int count = tile.count(v, W);
+  // One step of one vector of channels; `known` are the states before it, where recomputed.
+  template <bool kApply, bool kWhole>
+  CELL_FUNCTION void step_back(const Span& span, int64_t sequence, int64_t t, const Tile& tile,
+                               int v, const L* known, Scratch& x, L* lambda, L* transfer) const {
+    const int count = kWhole ? W : tile.count(v, W);
     const int64_t channel = tile.channel + v * W;
-    const L* a = x.a.data() + v * P;
-    const I* grad = (const I*)p.grad_states + row * p.grad_strides.row +
-                    t * p.grad_strides.time + channel * p.grad_strides.channel;
-    L mu[S];
+    L u[G], previous[S], mu[S];
+    load_preactivations<kWhole>(span.row, t, channel, count, u);
+    if (kRecompute) std::copy_n(known + v * S, S, previous);
+    else load_previous<kWhole>(span, sequence, t, channel, count, previous);
+    const I* grad = grad_states(span.row, t, channel);
     for (int s = 0; s < S; ++s)
-      mu[s] = lambda[s] + load(grad + s * p.grad_strides.gate, p.grad_strides.channel, count);
+      mu[s] = lambda[v * S + s] +
+              load<kWhole>(grad + s * p.grad_strides.gate, p.grad_strides.channel, count);
+    if (kWhole) prefetch_step(span.row, t - kAhead, channel);
+    const L* a = x.a.data() + v * P;
     if (kApply) {
       L du[G], by_previous[S];
-      Cell::adjoint(state, u, a, mu, by_previous, du, x.sums.data() + v * P);
-      I* out = (I*)p.grad_preactivations + (row * p.shape.steps + t) * G * D + channel;
-      for (int g = 0; g < G; ++g) store(du[g], out + g * D, count);
-      for (int s = 0; s < S; ++s) lambda[s] = by_previous[s];
+      Cell::adjoint(previous, u, a, mu, by_previous, du, x.sums.data() + v * P);
+      I* out = (I*)p.grad_preactivations + (span.row * p.shape.steps + t) * G * D + channel;
+      for (int g = 0; g < G; ++g) stream<kWhole>(du[g], out + g * D, count);
+      for (int s = 0; s < S; ++s) lambda[v * S + s] = by_previous[s];
     } else {
       L next[S], jacobian[S * S];
-      Cell::step_jacobian(state, u, a, next, jacobian);
-      transfer_back<L, S>(jacobian, mu, lambda, transfer);
+      Cell::step_jacobian(previous, u, a, next, jacobian);
+      transfer_back<L, S>(jacobian, mu, lambda + v * S, transfer + v * S * S);
     }
   }
 
@@ -220,9 +246,9 @@ struct Backward {
           doubt += sum - sum;
         }
     }
-    for (int lane = 0; lane < W; ++lane)
-      if (doubt[lane] != F(0)) return false;
-    return true;
+    F doubts[W];
+    memcpy(doubts, &doubt, sizeof(doubt));
+    return std::all_of(doubts, doubts + W, [](F x) { return x == F(0); });
   }
 
   void chunked() const {

@@ -25,6 +25,9 @@ inline void expect_writes(void* output, int64_t bytes) {
 #endif
 }
 
+// Steps between fetching numbers into the cache and using them.
+constexpr int64_t kAhead = 2;
+
 struct Span {
   int64_t row, begin, end;  // steps begin .. end of a row
 };
@@ -52,6 +55,10 @@ struct Tile {
   int vectors, tail;
 
   int count(int vector, int width) const { return vector + 1 < vectors ? width : tail; }
+  // How many vectors are full, of channels that are neighbours.
+  int whole(int width, int64_t stride) const {
+    return stride != 1 ? 0 : vectors - (tail < width ? 1 : 0);
+  }
 };
 
 class Grid {
