@@ -68,7 +68,10 @@ def add_use_commands(commands: argparse._SubParsersAction) -> None:
             "--seed", type=int, default=0, help="another seed draws another image (default 0)"
         )
         command.add_argument(
-            "--guidance", type=float, default=2.0, help="how far ids follow words and reference (default 2)"
+            "--guidance",
+            type=float,
+            default=2.0,
+            help="how far ids follow words and reference (default 2)",
         )
         command.add_argument(
             "--steps", type=int, default=20, help="steps of the decoder (default 20)"

@@ -226,6 +226,11 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         `like`: what `data_mix.sequences.unconditional` trains."""
         v = self.vocabulary
         prompt = like.new_tensor([v.user, v.assistant, v.img_start])
+        if like.shape[1] < len(prompt):
+            raise ValueError(
+                f"a prompt of {like.shape[1]} tokens asks for no picture: it takes at least "
+                "<|user|><|assistant|><img_start>"
+            )
         ids = torch.full_like(like, v.pad)
         ids[:, -len(prompt) :] = prompt
         return ids, (ids != v.pad).long()

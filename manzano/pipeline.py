@@ -15,6 +15,7 @@ from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.flow import resolution_shift
 from manzano.decoder.sampling import sample
 from manzano.decoder.vae import decode, encode, load_vae
+from manzano.llm.vocabulary import SPECIAL_TOKENS
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.processing import ManzanoProcessor
 
@@ -50,6 +51,8 @@ class DrawingSettings:
     """How far an edit keeps to its reference: 1 is no guidance."""
     num_steps: int = 20
     """Sampling steps of the decoder."""
+    max_words: int = 64
+    """Tokens that the model may say before it draws, if it was trained to say any."""
 
     def __post_init__(self):
         if self.num_steps < 1:
@@ -245,33 +248,36 @@ class ManzanoPipeline:
         """ids (B, N) for prompts, each about one of the images if there are any; drawn after what
         the model has to say before it draws."""
         shown = 1 if images else 0
-        words = self.words_before(images, [self.processor.prompt(p, shown) for p in prompts])
-        guided = [
-            self.processor.prompt(p, shown, draw=True, answer=answer)
-            for p, answer in zip(prompts, words, strict=True)
-        ]
-        inputs = self.processor(images=images or None, text=guided).to(self.device)
+        asked = [self.processor.prompt(p, shown) for p in prompts]
+        words = self.words_before(images, asked, settings.max_words)
+        begun = [a + w + SPECIAL_TOKENS["img_start"] for a, w in zip(asked, words, strict=True)]
+        inputs = self.processor(images=images or None, text=begun).to(self.device)
         return self.model.generate(
             **inputs, generation_mode="image",
             guidance_scale=settings.guidance_scale, temperature=settings.temperature,
             top_k=settings.top_k, top_p=settings.top_p, generator=generator,
         )  # fmt: skip
 
-    def words_before(self, images: list[Image.Image], prompts: list[str]) -> list[str]:
-        """What the model says to each prompt before it begins a picture.
+    def words_before(
+        self, images: list[Image.Image], prompts: list[str], max_words: int
+    ) -> list[str]:
+        """What the model says to each prompt before it begins a picture: its likeliest words.
 
         "" where it draws at once, as after training on pictures without words, and where it has
-        begun none within 64 tokens.
+        begun none after `max_words` tokens.
         """
         v = self.model.vocabulary
         inputs = self.processor(images=images or None, text=prompts).to(self.device)
         ids = self.model.generate(
-            **inputs, eos_token_id=[v.img_start, v.end],
+            **inputs, max_new_tokens=max_words + 1, eos_token_id=[v.img_start, v.end],
             suppress_tokens=[v.user, v.assistant, v.img_end, v.image, v.target],
         )  # fmt: skip
         begun = (ids == v.img_start).any(dim=1).tolist()
         words = self.processor.decode_text(ids)
-        return [w if begins else "" for w, begins in zip(words, begun, strict=True)]
+        # A special token spelt in letters would become one when the words are read again.
+        marks = [any(token in w for token in SPECIAL_TOKENS.values()) for w in words]
+        spoken = zip(words, begun, marks, strict=True)
+        return [w if begins and not marked else "" for w, begins, marked in spoken]
 
     @torch.no_grad()
     def paint(

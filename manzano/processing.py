@@ -80,11 +80,8 @@ class ManzanoProcessor(ProcessorMixin):
         """Pictures (PIL, RGB) -> (P, 3, H, W) float32 in [-1, 1]."""
         return self.image_processor(list(images), return_tensors="pt")["pixel_values"]
 
-    def prompt(
-        self, words: str, num_images: int = 0, *, draw: bool = False, answer: str = ""
-    ) -> str:
-        """A user's turn by the chat template, pictures first, and the beginning of the answer;
-        `draw` opens the picture to be drawn.
+    def prompt(self, words: str, num_images: int = 0, *, draw: bool = False) -> str:
+        """A user's turn by the chat template, pictures first; `draw` opens the picture to be drawn.
 
         Raises:
             ValueError: if the words hold a special token.
@@ -98,7 +95,7 @@ class ManzanoProcessor(ProcessorMixin):
             add_generation_prompt=True,
             tokenize=False,
         )
-        return chat + answer + (SPECIAL_TOKENS["img_start"] if draw else "")
+        return chat + (SPECIAL_TOKENS["img_start"] if draw else "")
 
     def decode_text(self, ids: torch.Tensor) -> list[str]:
         """Generated joint ids (B, T) -> answers."""

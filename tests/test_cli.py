@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from manzano.cli import main
+from manzano.cli import build_parser, drawing_settings, main
 from manzano.data_mix.images import load_image
+from manzano.pipeline import DrawingSettings
 from tests.tiny import drawing
 
 
@@ -25,6 +26,11 @@ def refused(capsys, arguments: list) -> str:
     assert captured.err.count("\n") == 1, captured.err
     assert captured.err.startswith(f"manzano {arguments[0]}: error: ")
     return captured.err
+
+
+def test_the_command_line_draws_with_the_defaults_of_the_pipeline():
+    arguments = build_parser().parse_args(["draw", "a heart", "--model", "m", "-o", "out.png"])
+    assert drawing_settings(arguments) == DrawingSettings()
 
 
 def test_a_model_folder_that_is_not_there(capsys, picture, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
@@ -199,32 +200,44 @@ def test_cached_and_single_pictures_equal_uncached_and_batched_ones(
             assert torch.equal(drawn(slice(row, row + 1))[0], cached[row])
 
 
-def test_guidance_one_takes_the_condition_alone(model, encoder):
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_each_id_is_the_likeliest_of_the_guided_logits(model, encoder, scale):
     ids, mask, pixels = prompts(model, encoder, WORDS, draw=True)
-    drawn = model.generate(ids, pixels, mask, generation_mode="image", temperature=0)
-    embeds = model.embed(ids, pixels, None)
-    v = model.vocabulary
+    options = {"generation_mode": "image", "temperature": 0, "guidance_scale": scale}
+    drawn = model.generate(ids, pixels, mask, **options)
+    nothing, seen = model.unconditional_prompt(ids)
+    rows = [(model.embed(ids, pixels, None), mask), (model.embed(nothing, None, None), seen)]
     for position in range(4):
-        logits = model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=torch.nn.functional.pad(mask, (0, position), value=1),
-            position_ids=(
-                torch.nn.functional.pad(mask, (0, position), value=1).cumsum(-1) - 1
-            ).clamp(0),
-        ).logits[:, -1, v.image_offset :]
-        assert torch.equal(logits.argmax(-1), drawn[:, position])
-        new = model.get_input_embeddings()(drawn[:, position : position + 1] + v.image_offset)
-        embeds = torch.cat([embeds, new], dim=1)
+        conditional, free = (
+            next_logits(model, embeds, F.pad(own, (0, position), value=1)) for embeds, own in rows
+        )
+        guided = free + scale * (conditional - free)
+        assert torch.equal(guided.argmax(-1), drawn[:, position])
+        new = model.get_input_embeddings()(
+            drawn[:, position : position + 1] + model.vocabulary.image_offset
+        )
+        rows = [(torch.cat([embeds, new], dim=1), own) for embeds, own in rows]
+
+
+def next_logits(model, embeds: Tensor, mask: Tensor) -> Tensor:
+    """Of the image id that follows left-padded rows, (B, V)."""
+    logits = model.language_model(
+        inputs_embeds=embeds, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(0)
+    ).logits
+    return logits[:, -1, model.vocabulary.image_offset :]
 
 
 def test_guidance_leads_away_from_what_is_trained_without_a_prompt(model, encoder):
-    ids, mask, _ = prompts(model, encoder, WORDS, draw=True)
+    ids = prompts(model, encoder, WORDS, draw=True)[0]
     sample = unconditional(make_sample("editing"))
     (trained,) = sequences(sample, encoder.tokenizer, model.vision.num_tokens)
     nothing, seen = model.unconditional_prompt(ids)
     begun = trained.input_ids[: trained.input_ids.index(model.vocabulary.target)]
-    assert nothing[seen.bool()].view(3, -1).tolist() == [begun] * 3
-    assert nothing.shape == seen.shape == mask.shape
+    rest = ids.shape[1] - len(begun)
+    assert nothing.tolist() == [[model.vocabulary.pad] * rest + begun] * 3
+    assert seen.tolist() == [[0] * rest + [1] * len(begun)] * 3
+    with pytest.raises(ValueError, match="a prompt of 2 tokens asks for no picture"):
+        model.unconditional_prompt(ids[:, :2])
 
 
 def test_an_unknown_mode_is_refused(model, encoder):

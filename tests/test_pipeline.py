@@ -59,18 +59,19 @@ def test_an_edit_has_the_size_of_the_vision_tokenizer_and_depends_on_the_picture
     assert edits[0].tobytes() != edits[1].tobytes()
 
 
-def says(pipeline, prompt: str, words: str):
+def says(pipeline, prompt: str, words: str | list[int], picture=None):
     """The pipeline's model, trained in a few steps to say the words before it begins a picture."""
     model = copy.deepcopy(pipeline.model).train()
-    ids = pipeline.processor(text=prompt)["input_ids"]
-    answer = pipeline.processor.tokenizer.encode(words + "<img_start>")
+    inputs = pipeline.processor(images=picture, text=prompt)
+    ids, encode = inputs["input_ids"], pipeline.processor.tokenizer.encode
+    answer = (encode(words) if isinstance(words, str) else words) + encode("<img_start>")
     row = torch.cat([ids, torch.tensor([answer])], dim=1)
     labels = row.clone()
     labels[:, : ids.shape[1]] = IGNORE
     optimizer = torch.optim.Adam(model.language_model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(80):
         optimizer.zero_grad()
-        model(input_ids=row, labels=labels).loss.backward()
+        model(input_ids=row, labels=labels, pixel_values=inputs.get("pixel_values")).loss.backward()
         optimizer.step()
     parts = (pipeline.transformer, pipeline.vae, pipeline.scheduler)
     return ManzanoPipeline(model, pipeline.processor, *parts)
@@ -80,7 +81,7 @@ def says(pipeline, prompt: str, words: str):
 def test_a_picture_is_drawn_after_what_the_model_says(pipeline, words):
     prompt = pipeline.processor.prompt("make it red")
     trained = says(pipeline, prompt, words)
-    assert trained.words_before([], [prompt] * 2) == [words] * 2
+    assert trained.words_before([], [prompt] * 2, 64) == [words] * 2
     seeds = (torch.Generator().manual_seed(0) for _ in range(2))
     settings = DrawingSettings(guidance_scale=1.0)
     drawn = trained.image_ids([], ["make it red"], settings, next(seeds))
@@ -94,7 +95,29 @@ def test_a_picture_is_drawn_after_what_the_model_says(pipeline, words):
 def test_a_model_that_does_not_begin_its_picture_draws_at_once(pipeline):
     prompt = pipeline.processor.prompt("make it red")
     trained = says(pipeline, prompt, "no" * 40)
-    assert trained.words_before([], [prompt]) == [""]
+    assert trained.words_before([], [prompt], 64) == [""]
+
+
+def test_words_are_those_of_each_prompt_and_picture_alone(pipeline):
+    prompts = [pipeline.processor.prompt(p, 1) for p in ("make it red", "and now larger")]
+    pictures = [drawing(0), drawing(1)]
+    trained = says(pipeline, prompts[0], "a red heart", pictures[0])
+    batched = trained.words_before(pictures, prompts, 16)
+    alone = [
+        trained.words_before([picture], [prompt], 16)[0]
+        for picture, prompt in zip(pictures, prompts, strict=True)
+    ]
+    assert batched == alone
+    assert batched[0] == "a red heart"
+    assert trained.words_before(pictures[:1], prompts[:1], 5) == [""]  # it takes more tokens
+
+
+@pytest.mark.parametrize("words", ["the <image>", "the end<|end|>"])
+def test_words_that_would_be_read_as_special_tokens_are_not_said(pipeline, words):
+    prompt = pipeline.processor.prompt("make it red")
+    spelt = pipeline.processor.tokenizer.encode(words, split_special_tokens=True)
+    trained = says(pipeline, prompt, spelt)
+    assert trained.words_before([], [prompt], 64) == [""]
 
 
 @pytest.mark.parametrize("height", [0, 5, 50, -8])

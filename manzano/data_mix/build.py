@@ -3,14 +3,16 @@
     DIR/
       <source>/train-*.tar, test-*.tar, .nv-meta/    one folder a source
       text_tokenizer/                                 trained on all training texts
-      BUILD.json                                      versions, settings, sha256 of every shard
+      BUILD.json                                      versions, settings, sha256 of code and shards
       ATTRIBUTION.md                                  whose data this is, and under which licence
 
 Real data that ships inside Python packages, or pictures drawn from it; nothing is downloaded. The
-same arguments and package versions give the same bytes. A source that is there is not made again.
+same arguments and package versions give the same bytes. A source that is there is not made again,
+unless its code has changed.
 """
 
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -125,9 +127,18 @@ def _describe(folder: Path, source: ModuleType, settings: dict[str, Any]) -> dic
     }
     return {
         "settings": settings,
+        "code": _code(source),
         "packages": {package: package_version(package) for package in source.PACKAGES},
         "sha256": shards,
     }
+
+
+def _code(source: ModuleType) -> str:
+    """SHA-256 of what makes a source: a corpus of an older version is made again."""
+    used = [m for m in vars(source).values() if isinstance(m, ModuleType)]
+    ours = [m for m in used if m.__name__.startswith(f"{__package__}.")]
+    code = "".join(inspect.getsource(module) for module in (source, *ours))
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

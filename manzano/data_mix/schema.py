@@ -5,9 +5,8 @@ One schema for all tasks; every source writes it and every reader expects it:
     understanding  images, then user/assistant pairs: each pair is an independent question
     generation     one user turn, `target` is the picture to draw
     editing        images = (reference,), one user turn with the instruction, `target` is the result
+                   (both: perhaps an assistant turn after it, said before the picture is drawn)
     text           one assistant turn of prose
-
-Generation and editing may have an assistant turn too: what is said before the picture is drawn.
 
 In a shard, a sample is the files `{key}.json`, `{key}.image0.png`, ..., `{key}.target.png`; the
 JSON holds all but the pictures. Shards are ordinary tar files, the same bytes for the same samples.

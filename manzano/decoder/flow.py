@@ -35,6 +35,8 @@ def sample_times(
 ) -> Tensor:
     """Training times (batch_size,), fp32: logit-normal(0, 1), then shifted towards the noise as the
     scheduler shifts its own schedule. On the device of the generator (CPU without one)."""
+    if shift <= 0:
+        raise ValueError(f"the shift of times must be above 0, got {shift}")
     device = torch.device("cpu") if generator is None else generator.device
     sigma = compute_density_for_timestep_sampling(
         "logit_normal",

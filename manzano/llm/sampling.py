@@ -64,7 +64,7 @@ def sample_image_ids(
 
     Args:
         inputs_embeds: (B, T, D) prompts that end in `<img_start>`; with guidance (2B, T, D), the
-            second half being the same prompts without their condition. Left-padded.
+            second half being prompts for a picture of nothing. Left-padded.
         attention_mask: (B or 2B, T), 0 at padding.
         guidance_scale: s in u + s (c - u); 1 takes c alone and expects B rows.
         temperature: 0 takes the likeliest id.

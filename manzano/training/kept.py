@@ -32,10 +32,11 @@ class Kept:
         """(B, 3, H, W) -> (B, ...)."""
         if not self.limit:
             return self.function(pixels)
-        return torch.cat([self._value(picture[None]) for picture in pixels])
+        keys = [blake2b(picture, digest_size=16).digest() for picture in pixels.cpu().numpy()]
+        pictures = pixels.split(1)
+        return torch.cat([self._value(*pair) for pair in zip(keys, pictures, strict=True)])
 
-    def _value(self, picture: Tensor) -> Tensor:
-        key = blake2b(picture.cpu().numpy(), digest_size=16).digest()
+    def _value(self, key: bytes, picture: Tensor) -> Tensor:
         value = self.values.get(key)
         if value is None:
             value = self.function(picture)

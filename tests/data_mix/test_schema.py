@@ -87,6 +87,12 @@ def test_a_repeated_key_and_an_empty_split_are_refused(tmp_path):
         ("generation", {"images": (picture(),)}, "takes no input image"),
         ("editing", {"images": ()}, "exactly one reference image"),
         ("text", {"turns": (Turn(role="user", text="q"),)}, "exactly one assistant turn"),
+        ("editing", {"turns": (Turn(role="assistant", text="a"),)}, "at most one assistant turn"),
+        (
+            "generation",
+            {"turns": tuple(Turn(role=r, text="t") for r in ("user", "assistant", "user"))},
+            "at most one assistant turn",
+        ),
         ("text", {"key": "a.b"}, "may hold only letters"),
     ],
 )

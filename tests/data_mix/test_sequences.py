@@ -39,7 +39,7 @@ def test_a_training_sequence_is_the_prompt_and_its_answer(processor, task: Task)
 def test_words_before_a_target_picture_are_predicted_and_lead_to_it(processor):
     turns = (Turn(role="user", text="make it red"), Turn(role="assistant", text="a red heart"))
     (sequence,) = sequences(make_sample("editing", turns=turns), TOKENIZER, 4)
-    prompt = processor.prompt("make it red", 1, draw=True, answer="a red heart")
+    prompt = processor.prompt("make it red", 1) + "a red heart<img_start>"
     begun = processor(images=[picture(0)], text=prompt)["input_ids"][0].tolist()
     rest = TOKENIZER.encode("<target>" * 4 + "<img_end><|end|>")
     assert sequence.input_ids == begun + rest

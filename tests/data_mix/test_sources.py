@@ -95,6 +95,7 @@ def test_an_edit_changes_what_it_says_and_keeps_the_background(samples):
         }
         corners = {sample.images[0].getpixel((0, 0)), sample.target.getpixel((0, 0))}
         assert corners == {tuple(edit["background"])}
+        assert sample.turns[1].text == glyphs.describe(**edit["to"])
 
 
 def test_the_reference_of_a_test_edit_shows_a_training_concept_unless_only_resized(samples):
@@ -103,10 +104,11 @@ def test_the_reference_of_a_test_edit_shows_a_training_concept_unless_only_resiz
         assert glyphs.concept_split(edit["to"]["colour"], edit["to"]["shape"]) == "test"
         if edit["kind"] != "resize":
             assert glyphs.concept_split(edit["from"]["colour"], edit["from"]["shape"]) == "train"
+        assert edit["from"]["colour"] in glyphs.COLOURS
 
 
 def test_more_colours_are_in_training_and_in_no_test(samples):
-    for name in ("drawing", "glyph_questions"):
+    for name in ("drawing", "editing", "glyph_questions"):
         colours = {
             split: {sample.concept.split()[0] for sample in samples[name][split]}
             for split in SPLITS

@@ -1,6 +1,7 @@
 """Editing: a glyph, an instruction, and the glyph with only that changed.
 
-Recolour, reshape or resize; background and position stay. In training the reference and the target
+Recolour, reshape or resize; background and position stay. What the result shows is said before it
+is drawn. In training the reference and the target
 are both training concepts; in the test the target is held out.
 """
 

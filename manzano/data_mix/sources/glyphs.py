@@ -45,8 +45,8 @@ MORE_COLOURS: dict[str, Colour] = {
     "beige": (222, 196, 150),
     "olive": (120, 124, 30),
 }
-"""In training only, never in a test: with few colours a model learns each
-pair of colour and shape by heart, and fails on new pairs."""
+"""In training only, never in a test: with few colours a model learns each pair of colour and shape
+by heart, and fails on new pairs."""
 SHAPES: dict[str, str] = {
     "heart": "2764",
     "star": "2B50",

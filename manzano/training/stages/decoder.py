@@ -52,9 +52,9 @@ class Config(TrainConfig):
     """Factor on the shift of training times towards noise that goes with the image size; above 1,
     more of the training is about form and colour, which the ids decide, and less about texture."""
     keep_encoded: int = 0
-    """Pictures whose ids and latents are kept in memory once computed (the parts that compute them
-    are frozen); 0 computes them in every step. For corpora of up to some 100,000 pictures, where
-    the same ones come again and again."""
+    """Pictures whose ids and latents each rank keeps on its device once computed, since the parts
+    that compute them are frozen; 0 computes them in every step. No smaller than the corpus,
+    references counted: pictures beyond it are computed one by one."""
     num_steps: int = 25
     """Sampling steps of previews, and the default of the exported decoder."""
     guidance_scale: float = 2.0
@@ -94,7 +94,7 @@ class Stage:
                 config.model, in_channels=self.vae.config["latent_channels"],
                 condition_width=self.tokenizer.config.discrete_width,
             )  # fmt: skip
-        self.ids = Kept(self._ids, config.keep_encoded)
+        self.ids = Kept(self._compute_ids, config.keep_encoded)
         self.latents = Kept(partial(encode, self.vae), config.keep_encoded)
         self.shift = resolution_shift(config.image_size, config.image_size)
 
@@ -105,7 +105,7 @@ class Stage:
     def targets(self, batch: PictureBatch) -> dict[str, int]:
         return {"samples": len(batch.pixels)}
 
-    def _ids(self, pixels: Tensor) -> Tensor:
+    def _compute_ids(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, N), from the frozen tokenizer at its own size."""
         side = self.tokenizer.config.image_size
         if pixels.shape[-1] != side:
@@ -163,7 +163,7 @@ class Stage:
         side = self.config.image_size // (2 ** (len(self.vae.config["block_out_channels"]) - 1))
         painted = sample(
             self.model, FlowMatchEulerDiscreteScheduler(shift=self.shift),
-            self.tokenizer.embed_ids(self._ids(pixels)),
+            self.tokenizer.embed_ids(self._compute_ids(pixels)),
             height=side, width=side, condition_grid=self.tokenizer.grid,
             guidance_scale=self.config.guidance_scale, num_steps=self.config.num_steps,
             generator=generator,
