@@ -34,23 +34,26 @@ class Batch:
 
 @dataclass
 class PictureBatch(Batch):
-    """`pixels` (B, 3, H, W); where a picture edits another, that one is in `reference` and
-    `has_reference` (B,) is True."""
+    """`pixels` (B, 3, H, W); where a picture edits another, that one is in `reference` (shaped alike,
+    None where no picture has one) and `has_reference` (B,) is True."""
 
     pixels: Tensor
-    reference: Tensor
+    reference: Tensor | None
     has_reference: Tensor
 
 
 class PictureEncoder:
-    """The picture to be drawn, or else each picture shown, for the `vae` and `decoder` stages."""
+    """The picture to be drawn, or else each picture shown, for the `vae` and `decoder` stages; with
+    `references`, also those that are edited."""
 
-    def __init__(self, image_size: int):
+    def __init__(self, image_size: int, *, references: bool = False):
         self.transform = pixel_transform(image_size)
+        self.references = references
 
     def encode(self, sample: Sample) -> tuple[Tensor, Tensor | None] | None:
         if sample.target is not None:
-            reference = self.transform(sample.images[0]) if sample.images else None
+            edits = self.references and sample.images
+            reference = self.transform(sample.images[0]) if edits else None
             return self.transform(sample.target), reference
         if not sample.images:
             return None
@@ -58,12 +61,11 @@ class PictureEncoder:
 
     def collate(self, examples: list[tuple[Tensor, Tensor | None]]) -> PictureBatch:
         pixels = torch.stack([target for target, _ in examples])
-        blank = torch.zeros_like(pixels[0])
-        return PictureBatch(
-            pixels=pixels,
-            reference=torch.stack([blank if r is None else r for _, r in examples]),
-            has_reference=torch.tensor([r is not None for _, r in examples]),
-        )
+        has_reference = torch.tensor([r is not None for _, r in examples])
+        blank, reference = torch.zeros_like(pixels[0]), None
+        if has_reference.any():
+            reference = torch.stack([blank if r is None else r for _, r in examples])
+        return PictureBatch(pixels=pixels, reference=reference, has_reference=has_reference)
 
 
 @dataclass

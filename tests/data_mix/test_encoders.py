@@ -18,7 +18,7 @@ def sequence_encoder(**changes) -> SequenceEncoder:
 
 
 def test_a_picture_batch_marks_the_edits():
-    encoder = PictureEncoder(48)
+    encoder = PictureEncoder(48, references=True)
     edit, drawn = make_sample("editing", 1), make_sample("generation", 3)
     batch = encoder.collate([encoder.encode(edit), encoder.encode(drawn)])
     assert batch.has_reference.tolist() == [True, False]
@@ -28,6 +28,17 @@ def test_a_picture_batch_marks_the_edits():
     shown = encoder.encode(make_sample("understanding", 5))
     assert torch.equal(shown[0], encoder.transform(picture(5)))
     assert encoder.encode(make_sample("text")) is None
+
+
+def test_references_are_left_out_where_none_is_wanted_or_there():
+    edit, drawn = make_sample("editing", 1), make_sample("generation", 3)
+    for encoder, sample in (
+        (PictureEncoder(48), edit),
+        (PictureEncoder(48, references=True), drawn),
+    ):
+        batch = encoder.collate([encoder.encode(sample)])
+        assert batch.reference is None
+        assert torch.equal(batch.pixels[0], encoder.transform(sample.target))
 
 
 def test_captions_are_cut_and_padded_to_one_length():

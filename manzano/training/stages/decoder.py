@@ -99,7 +99,8 @@ class Stage:
         self.shift = resolution_shift(config.image_size, config.image_size)
 
     def batches(self, *, rank: int, world_size: int):
-        encoder, seed = PictureEncoder(self.config.image_size), self.config.loop.seed
+        encoder = PictureEncoder(self.config.image_size, references=True)
+        seed = self.config.loop.seed
         return open_loader(self.config.data, encoder, seed=seed, rank=rank, world_size=world_size)
 
     def targets(self, batch: PictureBatch) -> dict[str, int]:
@@ -115,9 +116,9 @@ class Stage:
     def _references(self, batch: PictureBatch, latents: Tensor) -> Tensor | None:
         """Latents of the references, shaped like the targets' `latents`, zeros where there is none;
         None if no sample of the batch is an edit."""
-        edits = batch.has_reference.nonzero().squeeze(1)
-        if not len(edits):
+        if batch.reference is None:
             return None
+        edits = batch.has_reference.nonzero().squeeze(1)
         found = self.latents(batch.reference[edits])
         return torch.zeros_like(latents).index_copy(0, edits, found)
 

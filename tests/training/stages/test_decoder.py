@@ -22,7 +22,7 @@ def test_references_encoded_alone_equal_all_of_them_encoded(ingredients, tmp_pat
     found = stage._references(batch, latents)
     torch.testing.assert_close(found[edits], every[edits])
     assert not found[~edits].any()
-    batch.has_reference = torch.zeros(4, dtype=torch.bool)
+    batch.reference = None
     assert stage._references(batch, latents) is None
 
 
