@@ -34,8 +34,8 @@ class Batch:
 
 @dataclass
 class PictureBatch(Batch):
-    """`pixels` (B, 3, H, W); where a picture edits another, that one is in `reference` (shaped alike,
-    None where no picture has one) and `has_reference` (B,) is True."""
+    """`pixels` (B, 3, H, W); where a picture edits another, that one is in `reference`, of the same
+    shape, and `has_reference` (B,) is True. `reference` is None where no picture has one."""
 
     pixels: Tensor
     reference: Tensor | None
