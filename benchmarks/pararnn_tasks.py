@@ -66,8 +66,7 @@ def parity(rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, 
 def recall(rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Keys with values, then keys at random; label: the value of each. Ids: keys, then values.
 
-    That every place asks is what makes the task quick to learn: it is four pairs whatever the
-    number of questions, and few questions are few labels.
+    Every place asks: more labels from the same four pairs.
     """
     keys = torch.rand(rows, KEYS, generator=generator).argsort(1)[:, :PAIRS]
     values = torch.randint(VALUES, (rows, PAIRS), generator=generator)
@@ -118,7 +117,7 @@ SIZES = {
 """Of every model; all tasks share one vocabulary."""
 KEEP = 3.0
 """Bias of the gate that keeps the state, at first: a step keeps sigmoid(3) = .95 of it. With 0 it
-keeps half, and nothing of the pairs is left to learn from where they are asked for."""
+keeps half, and too little of the pairs is left to learn from where they are asked for."""
 
 
 class CellAlone(nn.Module):
