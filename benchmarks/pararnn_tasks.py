@@ -66,7 +66,7 @@ def parity(rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, 
 def recall(rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Keys with values, then keys at random; label: the value of each. Ids: keys, then values.
 
-    Every place asks: more labels from the same four pairs.
+    Every place asks: more labels from the same four pairs, though each key once will do.
     """
     keys = torch.rand(rows, KEYS, generator=generator).argsort(1)[:, :PAIRS]
     values = torch.randint(VALUES, (rows, PAIRS), generator=generator)
