@@ -46,11 +46,31 @@ def add_use_commands(commands: argparse._SubParsersAction) -> None:
     draw.add_argument("prompt")
     draw.add_argument("--height", type=int, help="pixels; by default what the model was trained on")
     draw.add_argument("--width", type=int, help="pixels")
+    draw.add_argument(
+        "--number", type=int, default=1, metavar="N",
+        help="draw N pictures, of the seeds from --seed on, into out-1.png, out-2.png, ...",
+    )  # fmt: skip
     draw.set_defaults(run=run_draw)
 
     edit = commands.add_parser("edit", help="change an image as an instruction says")
     edit.add_argument("instruction")
     edit.add_argument("--image", required=True, help="image file")
+    edit.add_argument(
+        "--mask", help="image file: white is painted anew, black is kept to the pixel"
+    )
+    edit.add_argument(
+        "--strength", type=float, default=1.0,
+        help="how much is painted over, up to 1 (default): less keeps more of the picture",
+    )  # fmt: skip
+    edit.add_argument(
+        "--height", type=int,
+        help="pixels of the result; by default the image's. Another shape extends the image",
+    )  # fmt: skip
+    edit.add_argument("--width", type=int, help="pixels")
+    edit.add_argument(
+        "--reference-guidance", type=float, default=1.0, metavar="SCALE",
+        help="how far the decoder keeps to the image (default 1: no guidance)",
+    )  # fmt: skip
     edit.set_defaults(run=run_edit)
 
     for command in (ask, draw, edit):
@@ -74,8 +94,16 @@ def add_use_commands(commands: argparse._SubParsersAction) -> None:
             help="how far ids follow words and reference (default 2)",
         )
         command.add_argument(
+            "--decoder-guidance",
+            type=float,
+            default=3.0,
+            metavar="SCALE",
+            help="how far the decoder follows the ids (default 3)",
+        )
+        command.add_argument(
             "--steps", type=int, default=20, help="steps of the decoder (default 20)"
         )
+        command.add_argument("--timing", action="store_true", help="print where the time goes")
 
 
 def add_making_commands(commands: argparse._SubParsersAction) -> None:
@@ -124,7 +152,9 @@ def open_pipeline(arguments: argparse.Namespace):
     from manzano.pipeline import ManzanoPipeline
 
     quiet_libraries()
-    return ManzanoPipeline.from_pretrained(arguments.model, device=arguments.device)
+    pipeline = ManzanoPipeline.from_pretrained(arguments.model, device=arguments.device)
+    pipeline.progress = sys.stderr.isatty()
+    return pipeline
 
 
 def quiet_libraries() -> None:
@@ -153,9 +183,14 @@ def check_output(path: str) -> Path:
 
 
 def drawing_settings(arguments: argparse.Namespace):
-    from manzano.pipeline import DrawingSettings
+    from manzano.drawing import DrawingSettings
 
-    return DrawingSettings(guidance_scale=arguments.guidance, num_steps=arguments.steps)
+    return DrawingSettings(
+        guidance_scale=arguments.guidance,
+        decoder_guidance_scale=arguments.decoder_guidance,
+        reference_guidance_scale=getattr(arguments, "reference_guidance", 1.0),
+        num_steps=arguments.steps,
+    )
 
 
 def save_image(image, output: Path) -> None:
@@ -179,27 +214,51 @@ def run_ask(arguments: argparse.Namespace) -> int:
 
 
 def run_draw(arguments: argparse.Namespace) -> int:
+    outputs = numbered(check_output(arguments.output), arguments.number)
+    settings, pipeline = drawing_settings(arguments), open_pipeline(arguments)
+    images = pipeline.draw_batch(
+        [arguments.prompt] * len(outputs),
+        height=arguments.height,
+        width=arguments.width,
+        seed=arguments.seed,
+        settings=settings,
+    )
+    for image, output in zip(images, outputs, strict=True):
+        save_image(image, output)
+    if arguments.timing:
+        print(pipeline.watch.summary())
+    return 0
+
+
+def numbered(output: Path, number: int) -> list[Path]:
+    """The output itself for one picture; for more, with -1, -2, ... before the suffix."""
+    if number < 1:
+        raise ValueError(f"--number {number}: draw one picture or more")
+    if number == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{index + 1}") for index in range(number)]
+
+
+def run_edit(arguments: argparse.Namespace) -> int:
+    from manzano.data_mix.images import load_image
+    from manzano.data_mix.masks import load_mask
+
     output, settings = check_output(arguments.output), drawing_settings(arguments)
-    image = open_pipeline(arguments).draw(
-        arguments.prompt,
+    source = load_image(arguments.image)
+    pipeline = open_pipeline(arguments)
+    image = pipeline.edit(
+        source,
+        arguments.instruction,
+        mask=load_mask(arguments.mask, source.size) if arguments.mask else None,
+        strength=arguments.strength,
         height=arguments.height,
         width=arguments.width,
         seed=arguments.seed,
         settings=settings,
     )
     save_image(image, output)
-    return 0
-
-
-def run_edit(arguments: argparse.Namespace) -> int:
-    from manzano.data_mix.images import load_image
-
-    output, settings = check_output(arguments.output), drawing_settings(arguments)
-    source = load_image(arguments.image)
-    image = open_pipeline(arguments).edit(
-        source, arguments.instruction, seed=arguments.seed, settings=settings
-    )
-    save_image(image, output)
+    if arguments.timing:
+        print(pipeline.watch.summary())
     return 0
 
 

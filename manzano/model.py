@@ -192,8 +192,9 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             generation_mode: "text" returns joint ids (B, new) by transformers' `generate`, which
                 takes the further keyword arguments; "image" returns image ids (B, N)
-                (`sample_image_ids` takes them) for prompts that end in `<img_start>`. With a
-                `guidance_scale` other than 1, guidance leads away from a picture of nothing.
+                (`sample_image_ids` takes them) for prompts that end in `<img_start>`, or in a size
+                token after it. With a `guidance_scale` other than 1, guidance leads away from a
+                picture of nothing.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         embeds = self.embed(input_ids, pixel_values, None)
@@ -204,7 +205,7 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "do_sample": False,
                 "eos_token_id": v.end,
                 "pad_token_id": v.pad,
-                "suppress_tokens": [v.user, v.assistant, v.img_start, v.img_end, v.image, v.target],
+                "suppress_tokens": [v.img_start, *v.never_said],
             }
             return self.language_model.generate(
                 inputs_embeds=embeds, attention_mask=attention_mask,
@@ -222,17 +223,19 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )  # fmt: skip
 
     def unconditional_prompt(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The prompt that asks for a picture of nothing, and its mask, left-padded to (B, T) of
-        `like`: what `data_mix.sequences.unconditional` trains."""
+        """The prompts that ask for a picture of nothing, of the shapes that `like` (B, T) asks for,
+        and their mask, left-padded to (B, T): what `data_mix.sequences.unconditional` trains."""
         v = self.vocabulary
-        prompt = like.new_tensor([v.user, v.assistant, v.img_start])
-        if like.shape[1] < len(prompt):
+        begin = [v.user, v.assistant, v.img_start]
+        if like.shape[1] < len(begin):
             raise ValueError(
                 f"a prompt of {like.shape[1]} tokens asks for no picture: it takes at least "
                 "<|user|><|assistant|><img_start>"
             )
         ids = torch.full_like(like, v.pad)
-        ids[:, -len(prompt) :] = prompt
+        for row, last in zip(ids, like[:, -1].tolist(), strict=True):
+            prompt = row.new_tensor(begin + [last] * (last in v.sizes))
+            row[-len(prompt) :] = prompt
         return ids, (ids != v.pad).long()
 
 

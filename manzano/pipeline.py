@@ -1,6 +1,6 @@
 """ManzanoPipeline: ask, draw and edit with one folder."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,15 +9,19 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from manzano.canvas import Canvas, make_canvas
 from manzano.data_mix.images import ImageSource, load_image
-from manzano.data_mix.transforms import pixel_transform, to_image
+from manzano.data_mix.masks import load_mask
+from manzano.data_mix.sequences import begin_picture
+from manzano.data_mix.sizes import Ratio, nearest_ratio
 from manzano.decoder.dit_air import DiTAir
-from manzano.decoder.flow import resolution_shift
-from manzano.decoder.sampling import sample
-from manzano.decoder.vae import decode, encode, load_vae
-from manzano.llm.vocabulary import SPECIAL_TOKENS
+from manzano.decoder.vae import load_vae
+from manzano.drawing import DrawingSettings, seeded
+from manzano.llm.vocabulary import reserved_tokens
 from manzano.model import ManzanoForConditionalGeneration
+from manzano.painter import Painter
 from manzano.processing import ManzanoProcessor
+from manzano.watch import Watch
 
 PARTS = (
     "config.json",
@@ -33,34 +37,6 @@ PARTS = (
 """Files of a Manzano folder; in place of large weights there may be an index of shards."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DrawingSettings:
-    """How ids are sampled and painted; the defaults suit the demo, the README says more."""
-
-    temperature: float = 0.5
-    """Of the ids; 0 takes the likeliest."""
-    top_k: int | None = None
-    """Sample among this many likeliest ids."""
-    top_p: float | None = None
-    """Sample among the likeliest ids that hold this much probability."""
-    guidance_scale: float = 2.0
-    """How far ids follow the words and the reference: 1 is no guidance."""
-    decoder_guidance_scale: float = 3.0
-    """How far the decoder follows the ids: 1 is no guidance."""
-    reference_guidance_scale: float = 1.0
-    """How far an edit keeps to its reference: 1 is no guidance."""
-    num_steps: int = 20
-    """Sampling steps of the decoder."""
-    max_words: int = 64
-    """Tokens that the model may say before it draws, if it was trained to say any."""
-
-    def __post_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(f"the decoder needs at least one step, got {self.num_steps}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
-
-
 class ManzanoPipeline:
     """A Manzano model with its image decoder.
 
@@ -70,6 +46,10 @@ class ManzanoPipeline:
         transformer: DiT-Air, paints ids.
         vae: latents to pixels.
         scheduler: flow-matching schedule of the decoder.
+
+    Attributes:
+        progress: whether drawing and editing show bars, on stderr.
+        watch: where the time of the last drawing or edit went: `print(watch.summary())`.
     """
 
     def __init__(
@@ -82,6 +62,9 @@ class ManzanoPipeline:
     ):
         self.model, self.processor = model.eval(), processor
         self.transformer, self.vae, self.scheduler = transformer.eval(), vae.eval(), scheduler
+        self.painter = Painter(model.vision, transformer, vae, scheduler)
+        self.progress = False
+        self.watch = Watch(self.device)
 
     @classmethod
     def from_pretrained(
@@ -172,7 +155,7 @@ class ManzanoPipeline:
         """Draws what the prompt says.
 
         Args:
-            height, width: pixels; by default the size of the vision tokenizer's input.
+            height, width: pixels; by default those of the square that the decoder was trained on.
             seed: of the ids and of the decoder's noise; None draws anew each time.
 
         Raises:
@@ -181,140 +164,159 @@ class ManzanoPipeline:
         size = {"height": height, "width": width}
         return self.draw_batch([prompt], **size, seed=seed, settings=settings)[0]
 
-    def edit(
-        self,
-        image: ImageSource,
-        instruction: str,
-        *,
-        seed: int | None = None,
-        settings: DrawingSettings | None = None,
-    ) -> Image.Image:
-        """Changes a picture as the instruction says; the result has the vision tokenizer's size.
-
-        Raises:
-            ValueError: for an empty instruction, one too long, or a picture that cannot be read.
-        """
-        return self.edit_batch([image], [instruction], seed=seed, settings=settings)[0]
-
     def draw_batch(
         self,
         prompts: list[str],
         *,
         height: int | None = None,
         width: int | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         settings: DrawingSettings | None = None,
     ) -> list[Image.Image]:
-        """Draws many prompts at once."""
-        settings, generator = settings or DrawingSettings(), seeded(seed)
-        ids = self.image_ids([], [said(p, "prompt") for p in prompts], settings, generator)
-        side = self.model.vision.config.image_size
-        return self.paint(
-            ids,
-            side if height is None else height,
-            side if width is None else width,
-            settings=settings,
-            generator=generator,
+        """Draws many prompts at once, or one several times.
+
+        Args:
+            seed: of the first picture, the next one being that of the second; or one for each.
+                A picture depends on its own prompt and seed, not on the others of the batch.
+        """
+        settings, generators = settings or DrawingSettings(), seeded(seed, len(prompts))
+        self.watch = Watch(self.device, progress=self.progress)
+        height, width = (self.painter.side if s is None else s for s in (height, width))
+        self.painter.check_size(height, width)
+        prompts = [said(p, "prompt") for p in prompts]
+        ratios = [nearest_ratio(height, width)] * len(prompts)
+        ids = self.image_ids([], prompts, ratios, settings, generators)
+        return self.painter.paint(
+            ids, height, width, settings=settings, generators=generators, watch=self.watch
         )
+
+    def edit(
+        self,
+        image: ImageSource,
+        instruction: str,
+        *,
+        mask: ImageSource | None = None,
+        strength: float = 1.0,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | None = None,
+        settings: DrawingSettings | None = None,
+    ) -> Image.Image:
+        """Changes a picture as the instruction says.
+
+        Args:
+            mask: white where the picture is painted anew, black where it is kept to the pixel; what
+                is white is hidden from the model, unless a strength below 1 starts from it.
+            strength: how much of the picture is painted over, above 0; 1 starts from noise.
+            height, width: pixels of the result; by default the picture's own. Where they make
+                another shape, the whole picture stands in the middle and its surroundings are
+                painted (outpainting).
+
+        Raises:
+            ValueError: for an empty instruction, one too long, a picture or mask that cannot be
+                read, a mask of another size, or an impossible size or strength.
+        """
+        return self.edit_batch(
+            [image], [instruction], masks=[mask], strength=strength, height=height, width=width,
+            seed=seed, settings=settings,
+        )[0]  # fmt: skip
 
     def edit_batch(
         self,
         images: list[ImageSource],
         instructions: list[str],
         *,
-        seed: int | None = None,
+        masks: list[ImageSource | None] | None = None,
+        strength: float = 1.0,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | Sequence[int] | None = None,
         settings: DrawingSettings | None = None,
     ) -> list[Image.Image]:
-        """Edits many pictures at once; each result has the vision tokenizer's size."""
-        settings, generator = settings or DrawingSettings(), seeded(seed)
-        pictures = [load_image(i) for i in images]
+        """Edits many pictures at once, of any sizes; see `edit`, and `draw_batch` for seeds."""
+        settings, generators = settings or DrawingSettings(), seeded(seed, len(images))
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
+        if (height is None) != (width is None):
+            raise ValueError("give both height and width of the result, or neither")
+        self.watch = Watch(self.device, progress=self.progress)
+        size = None if height is None or width is None else (height, width)
+        canvases = [
+            self.canvas(*pair, size)
+            for pair in zip(images, masks or [None] * len(images), strict=True)
+        ]
         ids = self.image_ids(
-            pictures, [said(i, "instruction") for i in instructions], settings, generator
-        )
-        side = self.model.vision.config.image_size
-        transform = pixel_transform(side)
-        reference = torch.stack([transform(p) for p in pictures]).to(self.device)
-        return self.paint(
-            ids, side, side, reference=reference, settings=settings, generator=generator
-        )
+            [canvas.shown for canvas in canvases],
+            [said(i, "instruction") for i in instructions],
+            [nearest_ratio(canvas.height, canvas.width) for canvas in canvases],
+            settings, generators,
+        )  # fmt: skip
+        results: dict[int, Image.Image] = {}
+        for rows in same_size(canvases):  # what is painted in one batch has one size
+            painted = self.painter.paint(
+                ids[rows], canvases[rows[0]].height, canvases[rows[0]].width, settings=settings,
+                generators=None if generators is None else [generators[row] for row in rows],
+                canvases=[canvases[row] for row in rows], strength=strength, watch=self.watch,
+            )  # fmt: skip
+            for row, picture in zip(rows, painted, strict=True):
+                results[row] = canvases[row].finish(picture)
+        return [results[place] for place in range(len(images))]
+
+    def canvas(
+        self, image: ImageSource, mask: ImageSource | None, size: tuple[int, int] | None
+    ) -> Canvas:
+        """Where an edit starts from, for a decoder of this size."""
+        picture = load_image(image)
+        return make_canvas(
+            picture, None if mask is None else load_mask(mask, picture.size), size,
+            side=self.painter.side, step=self.painter.step,
+        )  # fmt: skip
 
     def image_ids(
         self,
         images: list[Image.Image],
         prompts: list[str],
+        ratios: list[Ratio],
         settings: DrawingSettings,
-        generator: torch.Generator | None,
+        generators: list[torch.Generator] | None,
     ) -> Tensor:
-        """ids (B, N) for prompts, each about one of the images if there are any; drawn after what
-        the model has to say before it draws."""
-        shown = 1 if images else 0
-        asked = [self.processor.prompt(p, shown) for p in prompts]
-        words = self.words_before(images, asked, settings.max_words)
-        begun = [a + w + SPECIAL_TOKENS["img_start"] for a, w in zip(asked, words, strict=True)]
-        inputs = self.processor(images=images or None, text=begun).to(self.device)
-        return self.model.generate(
-            **inputs, generation_mode="image",
-            guidance_scale=settings.guidance_scale, temperature=settings.temperature,
-            top_k=settings.top_k, top_p=settings.top_p, generator=generator,
-        )  # fmt: skip
+        """ids (B, N) for prompts, each about one of the images if there are any, of pictures of
+        these ratios; drawn after what the model has to say before it draws."""
+        tokenizer = self.processor.tokenizer
+        asked = [self.processor.prompt(p, 1 if images else 0) for p in prompts]
+        begun = [begin_picture(tokenizer, ratio) for ratio in ratios]
+        with self.watch.part("words before"):
+            words = self.words_before(images, asked, settings.max_words)
+        texts = [a + w + b for a, w, b in zip(asked, words, begun, strict=True)]
+        number = self.model.vision.num_tokens
+        with self.watch.part("image ids", steps=number) as on_step:
+            inputs = self.processor(images=images or None, text=texts).to(self.device)
+            return self.model.generate(
+                **inputs, generation_mode="image",
+                guidance_scale=settings.guidance_scale, temperature=settings.temperature,
+                top_k=settings.top_k, top_p=settings.top_p, generator=generators, on_step=on_step,
+            )  # fmt: skip
 
     def words_before(
         self, images: list[Image.Image], prompts: list[str], max_words: int
     ) -> list[str]:
         """What the model says to each prompt before it begins a picture: its likeliest words.
 
-        "" where it draws at once, as after training on pictures without words, and where it has
-        begun none after `max_words` tokens.
+        "" where it draws at once, as after training on pictures without words, where it has begun
+        none after `max_words` tokens or at the end of its room, and where it says what is no text.
         """
         v = self.model.vocabulary
         inputs = self.processor(images=images or None, text=prompts).to(self.device)
+        room = self.processor.max_length - inputs["input_ids"].shape[1] - 1  # and perhaps a size
+        if room < 1:
+            return [""] * len(prompts)
         ids = self.model.generate(
-            **inputs, max_new_tokens=max_words + 1, eos_token_id=[v.img_start, v.end],
-            suppress_tokens=[v.user, v.assistant, v.img_end, v.image, v.target],
+            **inputs, max_new_tokens=min(max_words + 1, room), eos_token_id=[v.img_start, v.end],
+            suppress_tokens=v.never_said,
         )  # fmt: skip
         begun = (ids == v.img_start).any(dim=1).tolist()
-        words = self.processor.decode_text(ids)
-        # A special token spelt in letters would become one when the words are read again.
-        marks = [any(token in w for token in SPECIAL_TOKENS.values()) for w in words]
-        spoken = zip(words, begun, marks, strict=True)
-        return [w if begins and not marked else "" for w, begins, marked in spoken]
-
-    @torch.no_grad()
-    def paint(
-        self,
-        ids: Tensor,
-        height: int,
-        width: int,
-        *,
-        settings: DrawingSettings,
-        reference: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> list[Image.Image]:
-        """ids (B, N) -> pictures of height x width pixels.
-
-        Args:
-            reference: (B, 3, H, W) in [-1, 1], the pictures that are edited.
-
-        Raises:
-            ValueError: for a size that the decoder cannot paint.
-        """
-        factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-        step = factor * self.transformer.patch_size
-        if min(height, width) < step or height % step or width % step:
-            raise ValueError(
-                f"height and width must be multiples of {step} pixels for this decoder, "
-                f"got {height} and {width}"
-            )
-        self.scheduler.set_shift(resolution_shift(height, width))
-        latents = sample(
-            self.transformer, self.scheduler, self.model.vision.embed_ids(ids),
-            height=height // factor, width=width // factor, condition_grid=self.model.vision.grid,
-            reference_latents=None if reference is None else encode(self.vae, reference),
-            guidance_scale=settings.decoder_guidance_scale,
-            reference_guidance_scale=settings.reference_guidance_scale,
-            num_steps=settings.num_steps, generator=generator,
-        )  # fmt: skip
-        return [to_image(pixels) for pixels in decode(self.vae, latents)]
+        spoken = zip(self.processor.decode_text(ids), begun, strict=True)
+        return [words if begins and is_text(words) else "" for words, begins in spoken]
 
 
 def check_device(device: str) -> None:
@@ -337,6 +339,15 @@ def said(words: str, what: str) -> str:
     return words.strip()
 
 
-def seeded(seed: int | None) -> torch.Generator | None:
-    """A generator of that seed; None for None."""
-    return None if seed is None else torch.Generator().manual_seed(seed)
+def is_text(words: str) -> bool:
+    """Whether words would be read as they were said: not so half a letter, nor a special token that
+    is spelt in letters."""
+    return "\N{REPLACEMENT CHARACTER}" not in words and not reserved_tokens(words)
+
+
+def same_size(canvases: list[Canvas]) -> list[list[int]]:
+    """The places of canvases that are painted at one size, for each size."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, canvas in enumerate(canvases):
+        places.setdefault((canvas.height, canvas.width), []).append(place)
+    return list(places.values())

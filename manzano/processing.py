@@ -5,7 +5,7 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from manzano.configuration import ManzanoConfig
 from manzano.data_mix.sequences import CHAT_TEMPLATE, image_block
-from manzano.llm.vocabulary import SPECIAL_TOKENS
+from manzano.llm.vocabulary import SPECIAL_TOKENS, reserved_tokens
 
 
 class ManzanoProcessor(ProcessorMixin):
@@ -80,22 +80,21 @@ class ManzanoProcessor(ProcessorMixin):
         """Pictures (PIL, RGB) -> (P, 3, H, W) float32 in [-1, 1]."""
         return self.image_processor(list(images), return_tensors="pt")["pixel_values"]
 
-    def prompt(self, words: str, num_images: int = 0, *, draw: bool = False) -> str:
-        """A user's turn by the chat template, pictures first; `draw` opens the picture to be drawn.
+    def prompt(self, words: str, num_images: int = 0) -> str:
+        """A user's turn by the chat template, pictures first, and the opening of the answer.
 
         Raises:
             ValueError: if the words hold a special token.
         """
-        found = [t for t in SPECIAL_TOKENS.values() if t in words]
+        found = reserved_tokens(words)
         if found:
             raise ValueError(f"the text may not contain the special tokens {found}: leave them out")
         content = [{"type": "image"}] * num_images + [{"type": "text", "text": words}]
-        chat = self.apply_chat_template(
+        return self.apply_chat_template(
             [{"role": "user", "content": content}],  # pyright: ignore[reportArgumentType]
             add_generation_prompt=True,
             tokenize=False,
         )
-        return chat + (SPECIAL_TOKENS["img_start"] if draw else "")
 
     def decode_text(self, ids: torch.Tensor) -> list[str]:
         """Generated joint ids (B, T) -> answers."""

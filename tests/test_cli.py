@@ -3,12 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from manzano.cli import build_parser, drawing_settings, main
 from manzano.data_mix.images import load_image
-from manzano.pipeline import DrawingSettings
+from manzano.drawing import DrawingSettings
 from tests.tiny import drawing
 
 
@@ -136,11 +137,41 @@ def test_drawing_and_editing_write_what_was_asked_for(capsys, pipeline_folder, p
     assert main(["draw", "a heart", *model, str(drawn), "--height", "64", "--width", "32"]) == 0
     assert main(["edit", "make it red", "--image", str(picture), *model, str(edited)]) == 0
     assert load_image(drawn).size == (32, 64)
-    assert load_image(edited).size == (48, 48)
+    assert load_image(edited).size == load_image(picture).size
     assert capsys.readouterr().out == f"{drawn}\n{edited}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "drawn.png", "edited.jpg", "picture.png"
     ]  # fmt: skip
+
+
+def test_several_drawings_are_those_of_the_seeds_in_order(capsys, pipeline_folder, tmp_path):
+    draw = ["draw", "a heart", "--model", str(pipeline_folder), "--steps", "1", "-o"]
+    several, fourth = tmp_path / "out.png", tmp_path / "fourth.png"
+    assert main([*draw, str(several), "--number", "3", "--seed", "2"]) == 0
+    assert main([*draw, str(fourth), "--seed", "4"]) == 0
+    names = [f"out-{number}.png" for number in (1, 2, 3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fourth.png", *names]
+    last, alone = (np.asarray(load_image(p)).astype(int) for p in (tmp_path / names[2], fourth))
+    assert abs(last - alone).max() <= 1
+    capsys.readouterr()
+    assert "draw one picture or more" in refused(capsys, [*draw, several, "--number", "0"])
+
+
+def test_a_masked_edit_keeps_the_rest_and_tells_its_time(
+    capsys, pipeline_folder, picture, tmp_path
+):
+    mask, edited = tmp_path / "mask.png", tmp_path / "edited.png"
+    hole = Image.new("L", load_image(picture).size)
+    hole.paste(255, (10, 10, 30, 30))
+    hole.save(mask)
+    edit = ["edit", "a hat", "--image", str(picture), "--model", str(pipeline_folder), "--mask"]
+    assert main([*edit, str(mask), "--steps", "1", "--timing", "-o", str(edited)]) == 0
+    changed = (np.asarray(load_image(edited)) != np.asarray(load_image(picture))).any(axis=2)
+    assert changed.any() and not changed[np.asarray(hole) == 0].any()
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in ("VAE encoder", "image ids", "decoder", "total"))
+    hole.resize((5, 5)).save(mask)
+    assert "the mask has 5 x 5 pixels" in refused(capsys, [*edit, mask, "-o", edited])
 
 
 def test_impossible_numbers(capsys, pipeline_folder, tmp_path):

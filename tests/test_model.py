@@ -231,11 +231,16 @@ def test_guidance_leads_away_from_what_is_trained_without_a_prompt(model, encode
     ids = prompts(model, encoder, WORDS, draw=True)[0]
     sample = unconditional(make_sample("editing"))
     (trained,) = sequences(sample, encoder.tokenizer, model.vision.num_tokens)
-    nothing, seen = model.unconditional_prompt(ids)
+    sized = torch.cat(
+        [ids, torch.full((3, 1), model.vocabulary.sizes[5])], dim=1
+    )  # <3:4>, as theirs
+    nothing, seen = model.unconditional_prompt(sized)
     begun = trained.input_ids[: trained.input_ids.index(model.vocabulary.target)]
-    rest = ids.shape[1] - len(begun)
+    rest = sized.shape[1] - len(begun)
     assert nothing.tolist() == [[model.vocabulary.pad] * rest + begun] * 3
     assert seen.tolist() == [[0] * rest + [1] * len(begun)] * 3
+    square = model.unconditional_prompt(ids)[0]
+    assert square.tolist() == [[model.vocabulary.pad] * rest + begun[:-1]] * 3
     with pytest.raises(ValueError, match="a prompt of 2 tokens asks for no picture"):
         model.unconditional_prompt(ids[:, :2])
 
@@ -291,7 +296,7 @@ def test_a_pretrained_language_model_keeps_its_text_rows(tmp_path):
     pretrained.save_pretrained(tmp_path)
     model = assemble(tiny_vision(width=24), text_tokenizer(), {"pretrained": str(tmp_path)})
     rows = model.get_input_embeddings().weight
-    assert rows.shape == (300, 32)
+    assert rows.shape == (264 + 12 + 36, 32)
     assert torch.equal(rows[:264], pretrained.get_input_embeddings().weight)
     own = dict(model.language_model.named_parameters())
     for name, value in pretrained.named_parameters():

@@ -2,11 +2,17 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from manzano.data_mix.sizes import SQUARE
+from manzano.data_mix.transforms import to_image
+from manzano.decoder.vae import decode
+from manzano.drawing import DrawingSettings
 from manzano.llm.loss import IGNORE
-from manzano.pipeline import DrawingSettings, ManzanoPipeline
+from manzano.pipeline import ManzanoPipeline
 from tests.tiny import drawing
 
 FAST = DrawingSettings(num_steps=2)
@@ -51,12 +57,135 @@ def test_a_drawing_has_the_size_asked_for(pipeline, size):
     assert image.mode == "RGB"
 
 
-def test_an_edit_has_the_size_of_the_vision_tokenizer_and_depends_on_the_picture(pipeline):
+def test_an_edit_has_the_size_of_its_picture_and_depends_on_it(pipeline):
     edits = [
         pipeline.edit(drawing(i, (90, 60)), "make it blue", seed=0, settings=FAST) for i in (0, 3)
     ]
-    assert [edit.size for edit in edits] == [(48, 48), (48, 48)]
+    assert [edit.size for edit in edits] == [(90, 60), (90, 60)]
     assert edits[0].tobytes() != edits[1].tobytes()
+
+
+def test_drawings_of_a_batch_are_those_of_their_prompts_and_seeds_alone(pipeline):
+    prompts = ["a red heart", "a small blue star on white", "a red heart"]
+    batch = pipeline.draw_batch(prompts, seed=3, height=32, width=64, settings=FAST)
+    alone = [
+        pipeline.draw(prompt, seed=3 + place, height=32, width=64, settings=FAST)
+        for place, prompt in enumerate(prompts)
+    ]
+    for together, single in zip(batch, alone, strict=True):
+        assert_alike(together, single)
+    assert batch[0].tobytes() != batch[2].tobytes()  # another seed
+    chosen = pipeline.draw_batch(prompts[::2], seed=[5, 3], height=32, width=64, settings=FAST)
+    assert_alike(chosen[0], batch[2])
+    assert_alike(chosen[1], batch[0])
+
+
+def assert_alike(one, other):
+    """Equal but for the rounding of sums in a batch of another size."""
+    difference = np.asarray(one).astype(int) - np.asarray(other)
+    assert one.size == other.size and abs(difference).max() <= 1
+
+
+def test_edits_of_a_batch_are_those_of_their_pictures_alone_whatever_the_sizes(pipeline):
+    pictures = [drawing(0, (90, 60)), drawing(1), drawing(2, (60, 90)), drawing(3, (90, 60))]
+    mask = Image.new("L", (48, 48), 0)
+    mask.paste(255, (8, 8, 30, 30))
+    masks = [None, mask, None, None]
+    words = ["make it blue"] * 4
+    batch = pipeline.edit_batch(pictures, words, masks=masks, seed=7, settings=FAST)
+    for place, together in enumerate(batch):
+        options = {"mask": masks[place], "seed": 7 + place, "settings": FAST}
+        assert_alike(together, pipeline.edit(pictures[place], words[place], **options))
+
+
+def test_what_a_mask_keeps_is_kept_to_the_pixel_and_the_rest_is_painted(pipeline):
+    picture, mask = drawing(0, (75, 53)), Image.new("L", (75, 53), 0)
+    mask.paste(255, (20, 10, 50, 40))
+    edited = np.asarray(pipeline.edit(picture, "a hat", mask=mask, seed=0, settings=FAST))
+    original, inside = np.asarray(picture), np.asarray(mask) > 0
+    assert (edited[~inside] == original[~inside]).all()
+    assert (edited[inside] != original[inside]).any()
+
+
+def test_what_is_under_the_mask_is_hidden_from_the_model(pipeline):
+    picture, mask = drawing(0), Image.new("L", (48, 48), 0)
+    mask.paste(255, (10, 10, 40, 40))
+    other = picture.copy()
+    other.paste((9, 99, 199), (10, 10, 40, 40))
+    painted = [
+        pipeline.edit(p, "a hat", mask=mask, seed=0, settings=FAST).crop((10, 10, 40, 40)).tobytes()
+        for p in (picture, other)
+    ]
+    assert painted[0] == painted[1]
+
+
+def test_an_edit_of_another_shape_keeps_the_whole_picture_in_the_middle(pipeline):
+    picture = drawing(0, (40, 24))
+    wide = pipeline.edit(picture, "extend it", height=24, width=96, seed=0, settings=FAST)
+    assert wide.size == (96, 24)
+    assert wide.crop((28, 0, 68, 24)).tobytes() == picture.tobytes()
+    larger = pipeline.edit(picture, "make it red", height=48, width=80, seed=0, settings=FAST)
+    assert larger.size == (80, 48)
+
+
+def test_a_seed_decides_an_edit_and_less_strength_keeps_more(pipeline):
+    picture = drawing(0)
+
+    def edited(strength: float) -> np.ndarray:
+        settings = DrawingSettings(num_steps=10)
+        options = {"strength": strength, "seed": 1, "settings": settings}
+        return np.asarray(pipeline.edit(picture, "make it red", **options)).astype(float)
+
+    through = to_image(decode(pipeline.vae, pipeline.painter.latents([picture], 48, 48))[0])
+    errors = [np.abs(edited(s) - np.asarray(through)).mean() for s in (0.1, 0.5, 1.0)]
+    assert errors[0] < errors[1] < errors[2]
+    assert (edited(0.5) == edited(0.5)).all()
+
+
+def test_the_shape_of_a_drawing_is_a_token_before_its_ids(pipeline, monkeypatch):
+    seen = []
+    generate = pipeline.model.generate
+
+    def spy(input_ids, **options):
+        seen.append(input_ids)
+        return generate(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(pipeline.model, "generate", spy)
+    for height, width, token in ((48, 48, "<img_start>"), (32, 96, "<1:3>"), (96, 64, "<3:2>")):
+        pipeline.draw("a red heart", height=height, width=width, seed=0, settings=FAST)
+        last = pipeline.processor.tokenizer.convert_ids_to_tokens(seen[-1][0].tolist())[-2:]
+        assert last[-1] == token and "<img_start>" in last
+
+
+def test_the_watch_knows_the_parts_of_the_last_drawing(pipeline):
+    pipeline.draw("a red heart", seed=0, settings=FAST)
+    assert list(pipeline.watch.seconds) == ["words before", "image ids", "decoder", "VAE decoder"]
+    pipeline.edit(drawing(), "make it red", seed=0, settings=FAST)
+    assert "VAE encoder" in pipeline.watch.seconds
+    assert pipeline.watch.summary().splitlines()[-1].split()[0] == "total"
+    assert pipeline.watch.summary().endswith("100.0%")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask": Image.new("L", (47, 48), 255)}, "the mask has 47 x 48 pixels and its picture"),
+        ({"mask": Image.new("L", (48, 48))}, "nothing in the mask is white"),
+        ({"strength": 0.0}, "strength must be above 0 and at most 1, got 0.0"),
+        ({"strength": 1.5}, "strength must be above 0 and at most 1, got 1.5"),
+        ({"height": 48}, "give both height and width"),
+        ({"height": 8, "width": 800}, "one side may be at most 8 times the other"),
+        ({"height": 0, "width": 8}, "height and width must be 1 or more"),
+    ],
+)
+def test_edits_that_cannot_be_made_are_refused(pipeline, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.edit(drawing(), "make it red", settings=FAST, **options)
+
+
+def test_seeds_are_one_for_each_picture(pipeline):
+    with pytest.raises(ValueError, match="1 seeds were given for 2 pictures"):
+        pipeline.draw_batch(["a", "b"], seed=[1], settings=FAST)
 
 
 def says(pipeline, prompt: str, words: str | list[int], picture=None):
@@ -82,9 +211,9 @@ def test_a_picture_is_drawn_after_what_the_model_says(pipeline, words):
     prompt = pipeline.processor.prompt("make it red")
     trained = says(pipeline, prompt, words)
     assert trained.words_before([], [prompt] * 2, 64) == [words] * 2
-    seeds = (torch.Generator().manual_seed(0) for _ in range(2))
+    seeds = ([torch.Generator().manual_seed(0)] for _ in range(2))
     settings = DrawingSettings(guidance_scale=1.0)
-    drawn = trained.image_ids([], ["make it red"], settings, next(seeds))
+    drawn = trained.image_ids([], ["make it red"], [SQUARE], settings, next(seeds))
     inputs = trained.processor(text=prompt + words + "<img_start>")
     expected = trained.model.generate(
         **inputs, generation_mode="image", temperature=settings.temperature, generator=next(seeds)

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from manzano.data_mix.text_tokenizer import train_text_tokenizer
 from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.vae import VAEConfig, build_vae
+from manzano.llm.vocabulary import joint_vocabulary
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.pipeline import ManzanoPipeline
 from manzano.tokenizer.hybrid import HybridTokenizer, HybridTokenizerConfig
@@ -42,8 +43,10 @@ def tiny_vision(**changes) -> HybridTokenizer:
 
 
 def text_tokenizer() -> PreTrainedTokenizerBase:
-    """Bytes and special tokens, no merges."""
-    return train_text_tokenizer(["red heart"], vocab_size=264)
+    """Bytes, special tokens and size tokens, no merges."""
+    tokenizer = train_text_tokenizer(["red heart"], vocab_size=264)
+    joint_vocabulary(tokenizer, image_size=1)
+    return tokenizer
 
 
 def tiny_manzano(llm: dict | None = None, **changes) -> ManzanoForConditionalGeneration:
@@ -51,13 +54,14 @@ def tiny_manzano(llm: dict | None = None, **changes) -> ManzanoForConditionalGen
 
 
 def tiny_pipeline() -> ManzanoPipeline:
-    model = tiny_manzano()
+    text = text_tokenizer()
+    model = assemble(tiny_vision(), text, QWEN3).eval()
     painter = DiTAir(num_layers=1, width=32, head_dim=16, in_channels=4, condition_width=20)
     for parameter in painter.parameters():  # its gates start at zero, and would hide everything
         nn.init.normal_(parameter, std=0.2)
     return ManzanoPipeline(
         model,
-        make_processor(model.vision, text_tokenizer(), max_length=96),
+        make_processor(model.vision, text, max_length=96),
         painter,
         build_vae(VAEConfig(block_out_channels=(8, 8, 8), latent_channels=4)),
         FlowMatchEulerDiscreteScheduler(),

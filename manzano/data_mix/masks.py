@@ -22,7 +22,7 @@ def load_mask(source: ImageSource, size: tuple[int, int]) -> Image.Image:
     Raises:
         ValueError: It cannot be read, has another size, or nothing in it is white.
     """
-    mask = load_image(source).convert("L").point(lambda value: 255 if value > 127 else 0)
+    mask = load_image(source).convert("L").point([0] * 128 + [255] * 128)
     if mask.size != size:
         raise ValueError(
             f"the mask has {mask.width} x {mask.height} pixels and its picture "

@@ -1,13 +1,14 @@
 """From a sample to token sequences: who says what, where pictures go, what is to be predicted.
 
     understanding  <|user|><img_start><image>*N<img_end>question<|assistant|>answer<|end|>
-    generation     <|user|>prompt<|assistant|>words<img_start><target>*N<img_end><|end|>
+    generation     <|user|>prompt<|assistant|>words<img_start>size<target>*N<img_end><|end|>
     editing        <|user|><img_start><image>*N<img_end>instruction<|assistant|>words
-                       <img_start><target>*N<img_end><|end|>
+                       <img_start>size<target>*N<img_end><|end|>
     text           prose<|end|>
 
 The words before a target picture are those of the sample's assistant turn, if it has one: what the
-picture will show, say. A model that learned to say so first draws what it has said.
+picture will show, say. A model that learned to say so first draws what it has said. The size is one
+token that names the target's ratio, and none for a square.
 Loss falls on the answer, on the target picture's ids (with the tokens around them, as text) and on
 all prose (Manzano, Sec. 3.1). The same layout as a chat template serves inference: CHAT_TEMPLATE.
 """
@@ -17,8 +18,9 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from manzano.data_mix.schema import Sample, Turn
+from manzano.data_mix.sizes import Ratio, nearest_ratio
 from manzano.llm.loss import IGNORE
-from manzano.llm.vocabulary import SPECIAL_TOKENS
+from manzano.llm.vocabulary import SIZE_TOKENS, SPECIAL_TOKENS
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -74,9 +76,27 @@ def sequences(
             _exchange(tokenizer, pictures + q.text, a.text)
             for q, a in zip(questions, answers, strict=True)
         ]
+    assert sample.target is not None  # the schema has seen to it
     prompt, *words = (turn.text for turn in sample.turns)
-    target = image_block(num_tokens, SPECIAL_TOKENS["target"])
-    return [_exchange(tokenizer, pictures + prompt, "".join(words) + target)]
+    ratio = nearest_ratio(sample.target.height, sample.target.width)
+    target = begin_picture(tokenizer, ratio) + SPECIAL_TOKENS["target"] * num_tokens
+    answer = "".join(words) + target + SPECIAL_TOKENS["img_end"]
+    return [_exchange(tokenizer, pictures + prompt, answer)]
+
+
+def begin_picture(tokenizer: PreTrainedTokenizerBase, ratio: Ratio) -> str:
+    """What comes before the ids of a picture of that ratio: `<img_start>` and its size.
+
+    Raises:
+        ValueError: if the text tokenizer has no token for the size.
+    """
+    size = SIZE_TOKENS.get(ratio, "")
+    if size and tokenizer.convert_tokens_to_ids(size) in (None, tokenizer.unk_token_id):
+        raise ValueError(
+            f"this model has no size token {size}, and draws squares alone: ask for a square, or "
+            "make the model anew from its tokenizer stage's export"
+        )
+    return SPECIAL_TOKENS["img_start"] + size
 
 
 def _exchange(tokenizer: PreTrainedTokenizerBase, user: str, assistant: str) -> TokenSequence:

@@ -1,5 +1,8 @@
 """Drawing latents: Euler steps along the predicted flow, guided by condition and reference.
 
+A picture that is known can be painted anew in part: where a mask keeps it, the latents are put back
+after every step onto its own path from the same noise; and a strength below 1 begins on that path.
+
 Guidance is OmniGen2's for two conditions, u + s_img (r - u) + s_txt (f - r), with u unconditional,
 r the reference only and f both. It is a weighted sum of three flows; those of weight zero are not
 computed.
@@ -7,16 +10,18 @@ computed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.utils.torch_utils import randn_tensor
-from rich.progress import track
 from torch import Tensor
 
 from manzano.decoder.dit_air import DiTAir
+from manzano.decoder.flow import interpolate
 
 
 def guidance_passes(
@@ -82,27 +87,54 @@ def sample(
     width: int,
     condition_grid: tuple[int, int],
     reference_latents: Tensor | None = None,
+    known_latents: Tensor | None = None,
+    paint_mask: Tensor | None = None,
+    strength: float = 1.0,
     guidance_scale: float = 3.0,
     reference_guidance_scale: float = 1.0,
     num_steps: int = 50,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    progress: bool = False,
+    on_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Latents (B, C, height, width), fp32, for condition (B, N, condition_width).
 
-    `height` and `width` count latents. A scale of 1 is no guidance and costs no further pass. One
-    generator draws for the whole batch, a list of B generators one for each sample. For images
-    above 256 x 256 call `scheduler.set_shift(resolution_shift(...))` first, as in training.
+    For images above 256 x 256 call `scheduler.set_shift(resolution_shift(...))` first, as in
+    training.
+
+    Args:
+        height, width: in latents.
+        known_latents: (B, C, height, width) of the picture that is painted anew; needed with a
+            mask, or a strength below 1.
+        paint_mask: (B, 1, height, width) bool, False where the known latents are kept.
+        strength: share of the steps that are made, the last ones; 1 starts from noise alone.
+        guidance_scale, reference_guidance_scale: 1 is no guidance and costs no further pass.
+        generator: one for the whole batch, or B of them, one for each sample.
+        on_step: called after each step, for a progress bar.
+
+    Raises:
+        ValueError: for no steps, a strength that is not above 0 and at most 1, or a mask or a
+            strength without known latents.
     """
     if num_steps < 1:
         raise ValueError(f"Sampling takes at least one step, got num_steps {num_steps}.")
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
+    if known_latents is None and (paint_mask is not None or strength < 1):
+        raise ValueError("a mask or a strength below 1 needs a picture that is known")
     shape = (len(condition), model.in_channels, height, width)
-    latents = randn_tensor(shape, generator, condition.device, torch.float32)
+    noise = randn_tensor(shape, generator, condition.device, torch.float32)
     scheduler.set_timesteps(
         sigmas=np.linspace(1, 1 / num_steps, num_steps).tolist(), device=condition.device
     )
     times = 1 - torch.as_tensor(scheduler.sigmas)  # (num_steps + 1,)
-    for step in track(range(num_steps), description="Drawing", disable=not progress):
+    first = num_steps - max(1, round(strength * num_steps))
+    scheduler.set_begin_index(first)
+
+    def known_at(time: Tensor) -> Tensor:
+        return interpolate(known_latents, noise, time.expand(len(noise)))  # type: ignore[arg-type]
+
+    latents = noise if first == 0 else known_at(times[first])
+    for step in range(first, num_steps):
         flow = guided_flow(
             model,
             latents,
@@ -115,4 +147,8 @@ def sample(
         )
         timestep = scheduler.timesteps[step]  # pyright: ignore
         latents = scheduler.step(-flow, timestep, latents, return_dict=False)[0]  # pyright: ignore
+        if paint_mask is not None:
+            latents = torch.where(paint_mask, latents, known_at(times[step + 1]))
+        if on_step is not None:
+            on_step()
     return latents

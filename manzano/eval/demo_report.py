@@ -14,13 +14,14 @@ from typing import TypeVar
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from manzano.drawing import DrawingSettings
 from manzano.eval.curves import read_series
 from manzano.eval.generation import drawing, editing
 from manzano.eval.glyph_judge import GlyphJudge
 from manzano.eval.reconstruction import code_use, reconstruction
 from manzano.eval.record import Report, StageRecord
 from manzano.eval.understanding import understanding
-from manzano.pipeline import DrawingSettings, ManzanoPipeline
+from manzano.pipeline import ManzanoPipeline
 from manzano.training.config import TrainConfig, to_dict
 
 SEED = 0

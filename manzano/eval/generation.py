@@ -31,8 +31,8 @@ def drawing(
     drawn = in_batches(
         wanted,
         "drawing",
-        lambda batch, number: pipeline.draw_batch(
-            [sample.turns[0].text for sample in batch], seed=seed + number
+        lambda batch, first: pipeline.draw_batch(
+            [sample.turns[0].text for sample in batch], seed=seed + first
         ),
     )
     seen = [judge(picture) for picture in drawn]
@@ -76,10 +76,10 @@ def editing(
     edited = in_batches(
         samples,
         "editing",
-        lambda batch, number: pipeline.edit_batch(
+        lambda batch, first: pipeline.edit_batch(
             [sample.images[0] for sample in batch],
             [sample.turns[0].text for sample in batch],
-            seed=seed + number,
+            seed=seed + first,
         ),
     )
     edits = [
@@ -127,9 +127,11 @@ def in_batches(
     what: str,
     make: Callable[[Sequence[Sample], int], list[Image.Image]],
 ) -> list[Image.Image]:
-    """The pictures that `make` makes of each batch, given its number."""
-    parts = [make(batch, number) for number, batch in enumerate(batches(samples, what))]
-    return [picture for part in parts for picture in part]
+    """The pictures that `make` makes of each batch, given the place of its first sample."""
+    pictures: list[Image.Image] = []
+    for batch in batches(samples, what):
+        pictures += make(batch, len(pictures))
+    return pictures
 
 
 def target(sample: Sample) -> Image.Image:

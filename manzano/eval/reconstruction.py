@@ -10,11 +10,12 @@ from torch import Tensor
 
 from manzano.data_mix.schema import read_samples
 from manzano.data_mix.transforms import pixel_transform
+from manzano.drawing import DrawingSettings, seeded
 from manzano.eval.batches import batches
 from manzano.eval.generation import through_vae
 from manzano.eval.metrics import pixels, psnr, psnr_floor
 from manzano.eval.record import CodeUse, Figure, Reconstruction
-from manzano.pipeline import DrawingSettings, ManzanoPipeline, seeded
+from manzano.pipeline import ManzanoPipeline
 from manzano.tokenizer.fsq import code_usage
 
 PICTURES = 64
@@ -42,12 +43,12 @@ def reconstruction(
     painted = [
         picture
         for batch in batches(pictures, "painting")
-        for picture in pipeline.paint(
+        for picture in pipeline.painter.paint(
             image_ids(pipeline, batch),
             batch[0].height,
             batch[0].width,
             settings=DrawingSettings(),
-            generator=seeded(seed),
+            generators=seeded(seed, len(batch)),
         )
     ]
     round_trip = through_vae(pipeline, pictures)

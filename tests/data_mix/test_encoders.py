@@ -98,7 +98,7 @@ def test_a_sample_that_fits_no_row_is_refused_by_name():
 @pytest.mark.parametrize("task", ["generation", "editing"])
 def test_pictures_without_prompt_are_drawn_from_nothing(task):
     example = sequence_encoder(drop_prompt=1.0).encode(make_sample(task))
-    expected = "<|user|><|assistant|><img_start>" + "<target>" * 4 + "<img_end><|end|>"
+    expected = "<|user|><|assistant|><img_start><3:4>" + "<target>" * 4 + "<img_end><|end|>"
     assert example.sequences[0].input_ids == TOKENIZER.encode(expected)
     assert not example.images
     assert len(example.targets) == 1

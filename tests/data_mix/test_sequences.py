@@ -3,7 +3,8 @@
 import pytest
 
 from manzano.data_mix.schema import Sample, Task, Turn
-from manzano.data_mix.sequences import sequences, unconditional
+from manzano.data_mix.sequences import begin_picture, sequences, unconditional
+from manzano.data_mix.text_tokenizer import train_text_tokenizer
 from manzano.llm.loss import IGNORE
 from manzano.training.stages.llm import make_processor
 from tests.data_mix.samples import make_sample, picture
@@ -26,12 +27,13 @@ def test_a_training_sequence_is_the_prompt_and_its_answer(processor, task: Task)
     sample = make_sample(task)
     (sequence,) = sequences(sample, TOKENIZER, 4)
     draw = sample.target is not None
-    prompt = processor.prompt(words_of(sample), len(sample.images), draw=draw)
+    begun = begin_picture(TOKENIZER, (3, 4)) if draw else ""
+    prompt = processor.prompt(words_of(sample), len(sample.images)) + begun
     inputs = processor(images=list(sample.images), text=prompt)
     answer = "<target>" * 4 + "<img_end><|end|>" if draw else sample.turns[1].text + "<|end|>"
     expected = inputs["input_ids"][0].tolist() + TOKENIZER.encode(answer)
     assert sequence.input_ids == expected
-    predicted = TOKENIZER.encode("<img_start>" * draw + answer)
+    predicted = TOKENIZER.encode(begun + answer)
     assert sequence.labels[-len(predicted) :] == predicted
     assert set(sequence.labels[: -len(predicted)]) == {IGNORE}
 
@@ -39,11 +41,11 @@ def test_a_training_sequence_is_the_prompt_and_its_answer(processor, task: Task)
 def test_words_before_a_target_picture_are_predicted_and_lead_to_it(processor):
     turns = (Turn(role="user", text="make it red"), Turn(role="assistant", text="a red heart"))
     (sequence,) = sequences(make_sample("editing", turns=turns), TOKENIZER, 4)
-    prompt = processor.prompt("make it red", 1) + "a red heart<img_start>"
+    prompt = processor.prompt("make it red", 1) + "a red heart<img_start><3:4>"
     begun = processor(images=[picture(0)], text=prompt)["input_ids"][0].tolist()
     rest = TOKENIZER.encode("<target>" * 4 + "<img_end><|end|>")
     assert sequence.input_ids == begun + rest
-    predicted = TOKENIZER.encode("a red heart<img_start>") + rest
+    predicted = TOKENIZER.encode("a red heart<img_start><3:4>") + rest
     assert [label for label in sequence.labels if label != IGNORE] == predicted
 
 
@@ -66,5 +68,23 @@ def test_an_unconditional_picture_has_neither_words_nor_reference(processor):
     turns = (Turn(role="user", text="make it red"), Turn(role="assistant", text="a red heart"))
     for task in ("generation", "editing"):
         (sequence,) = sequences(unconditional(make_sample(task, turns=turns)), TOKENIZER, 4)
-        expected = "<|user|><|assistant|><img_start>" + "<target>" * 4 + "<img_end><|end|>"
+        expected = "<|user|><|assistant|><img_start><3:4>" + "<target>" * 4 + "<img_end><|end|>"
         assert sequence.input_ids == TOKENIZER.encode(expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "begun"),
+    [((50, 50), "<img_start>"), ((160, 90), "<img_start><9:16>"), ((10, 90), "<img_start><4:1>")],
+)
+def test_a_target_picture_begins_with_its_size_unless_it_is_a_square(size, begun):
+    sample = make_sample("generation", target=picture(0).resize(size))
+    (sequence,) = sequences(sample, TOKENIZER, 4)
+    expected = TOKENIZER.encode(begun + "<target>" * 4 + "<img_end><|end|>")
+    assert [label for label in sequence.labels if label != IGNORE] == expected
+
+
+def test_a_tokenizer_without_sizes_refuses_all_but_squares():
+    bare = train_text_tokenizer(["red heart"], vocab_size=264)
+    assert begin_picture(bare, (1, 1)) == "<img_start>"
+    with pytest.raises(ValueError, match="no size token <1:3>, and draws squares alone"):
+        begin_picture(bare, (1, 3))

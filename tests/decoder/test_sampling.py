@@ -117,3 +117,51 @@ def test_guidance_is_omnigen2s_formula_and_scale_one_the_plain_conditional():
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="num_steps 0"):
         draw(num_steps=0)
+
+
+def test_a_mask_keeps_what_is_known_and_leaves_the_rest_to_the_flow():
+    oracle = Oracle(num_layers=1, width=16, head_dim=16, in_channels=4, condition_width=8)
+    known = torch.randn(2, 4, 4, 5)
+    mask = torch.rand(2, 1, 4, 5) < 0.5
+    latents = sample(
+        oracle, FlowMatchEulerDiscreteScheduler(shift=2.0), torch.zeros(2, 9, 8), **SHAPE,
+        num_steps=6, known_latents=known, paint_mask=mask,
+    )  # fmt: skip
+    expected = torch.where(mask, torch.tensor(0.7), known)
+    torch.testing.assert_close(latents, expected, atol=1e-6, rtol=0)
+
+
+def test_a_mask_over_everything_is_no_mask_and_a_strength_of_one_starts_from_noise():
+    known = torch.randn(2, 4, 4, 5)
+    everywhere = torch.ones(2, 1, 4, 5, dtype=torch.bool)
+    assert torch.equal(draw(known_latents=known, paint_mask=everywhere), draw())
+    assert torch.equal(draw(known_latents=known, strength=1.0), draw())
+
+
+class Standing(DiTAir):
+    """Sees no way to go: the latents stay where they begin."""
+
+    def forward(self, noisy_latents, timestep, condition, **_):
+        return torch.zeros_like(noisy_latents)
+
+
+@pytest.mark.parametrize(("strength", "made"), [(0.01, 1), (0.25, 2), (0.5, 4), (0.9, 7)])
+def test_less_strength_begins_later_on_the_way_from_noise_to_what_is_known(strength, made):
+    model = Standing(num_layers=1, width=16, head_dim=16, in_channels=4, condition_width=8)
+    known, seed, steps = torch.randn(2, 4, 4, 5), torch.Generator().manual_seed(0), []
+    latents = sample(
+        model, FlowMatchEulerDiscreteScheduler(), torch.zeros(2, 9, 8), **SHAPE, num_steps=8,
+        known_latents=known, strength=strength, generator=seed, on_step=lambda: steps.append(1),
+    )  # fmt: skip
+    noise = torch.randn(2, 4, 4, 5, generator=torch.Generator().manual_seed(0))
+    time = 1 - made / 8
+    torch.testing.assert_close(latents, time * known + (1 - time) * noise)
+    assert len(steps) == made
+
+
+@pytest.mark.parametrize("options", [{"strength": 0.5}, {"paint_mask": torch.ones(2, 1, 4, 5) > 0}])
+def test_what_is_painted_anew_must_be_known(options):
+    with pytest.raises(ValueError, match="needs a picture that is known"):
+        draw(**options)
+    with pytest.raises(ValueError, match="at most 1, got 0"):
+        draw(strength=0.0)
