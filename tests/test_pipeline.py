@@ -188,6 +188,14 @@ def test_seeds_are_one_for_each_picture(pipeline):
         pipeline.draw_batch(["a", "b"], seed=[1], settings=FAST)
 
 
+def test_half_precision_asks_draws_and_edits(pipeline_folder):
+    half = ManzanoPipeline.from_pretrained(pipeline_folder, dtype=torch.bfloat16)
+    assert {half.model.dtype, half.transformer.dtype} == {torch.bfloat16}
+    picture = half.draw("a red heart", seed=0, settings=FAST)
+    assert half.edit(picture, "make it blue", seed=0, settings=FAST).size == picture.size
+    assert isinstance(half.ask(picture, "what is it?", max_new_tokens=2), str)
+
+
 def says(pipeline, prompt: str, words: str | list[int], picture=None):
     """The pipeline's model, trained in a few steps to say the words before it begins a picture."""
     model = copy.deepcopy(pipeline.model).train()

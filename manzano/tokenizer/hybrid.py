@@ -88,8 +88,8 @@ class HybridTokenizer(nn.Module):
         return self.grid[0] * self.grid[1]
 
     def features(self, pixels: Tensor) -> Tensor:
-        """pixels (P, 3, H, W) in [-1, 1] -> (P, rows, columns, C)."""
-        return grid_features(self.vit, pixels)
+        """pixels (P, 3, H, W) in [-1, 1] -> (P, rows, columns, C), in the type of the weights."""
+        return grid_features(self.vit, pixels.to(next(self.vit.parameters()).dtype))
 
     def continuous(self, pixels: Tensor) -> Tensor:
         """pixels (P, 3, H, W) in [-1, 1] -> embeddings (P, N, width)."""
