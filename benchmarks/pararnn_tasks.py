@@ -145,15 +145,12 @@ def build(name: str, task: str) -> nn.Module:
     else:
         rnn = {"model_type": "pararnn", "num_hidden_layers": 1, "num_heads": 4}
         cell = {"cell": "lstm" if name == "lstm" else "gru", "recurrent_bound": None}
+        cell["keep_bias"] = 0.0 if name == "gru-0" else KEEP
         model = AutoModelForCausalLM.from_config(language_config(rnn | cell | SIZES))
     for layer in model.modules():
-        if isinstance(layer, ParaRNNLayer):
-            if name != "gru-0" and task != "parity":
-                # The LSTM's gate keeps the old value, the GRU's lets in the new one.
-                nn.init.constant_(layer.bias[0], KEEP if name == "lstm" else -KEEP)
-            if name == "linear":
-                nn.init.zeros_(layer.recurrent)
-                layer.recurrent.requires_grad = False
+        if isinstance(layer, ParaRNNLayer) and name == "linear":
+            nn.init.zeros_(layer.recurrent)
+            layer.recurrent.requires_grad = False
     return model
 
 

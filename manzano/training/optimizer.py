@@ -1,7 +1,8 @@
 """AdamW or Muon, the learning-rate schedule and the parameter groups.
 
-Weight decay applies to matrices only. The rate rises linearly, then falls along a cosine. It is a
-pure function of the step, so a resumed run needs no state for it.
+Weight decay applies to matrices only, and to none that a module names in `no_weight_decay()`, as is
+timm's convention. The rate rises linearly, then falls along a cosine. It is a pure function of the
+step, so a resumed run needs no state for it.
 """
 
 from __future__ import annotations
@@ -84,11 +85,13 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         if not any(name.startswith(prefix) for name in trainable):
             raise ValueError(_unmatched(prefix, list(trainable)))
     matrices = hidden_matrices(model) if config.matrix_lr else set()
+    undecayed = _undecayed(model)
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
         momentum = config.momentum if parameter in matrices else 0.0
         lr = (config.matrix_lr if momentum else config.lr) * _multiplier(name, config)
-        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+        decays = parameter.ndim >= 2 and name not in undecayed
+        decay = config.weight_decay if decays else 0.0
         groups.setdefault((lr, decay, momentum), []).append(parameter)
     return (Muon if matrices else AdamW)(
         [
@@ -100,6 +103,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         eps=config.eps,
         fused=True,
     )
+
+
+def _undecayed(model: nn.Module) -> set[str]:
+    """Full names of the parameters that modules keep from weight decay."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()  # pyright: ignore[reportCallIssue]
+    }
 
 
 def set_learning_rate(optimizer: AdamW, config: OptimConfig, step: int, max_steps: int) -> float:

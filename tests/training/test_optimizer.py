@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from toy_stage import Model
 
+from manzano.llm.pararnn import ParaGRU
 from manzano.training.optimizer import OptimConfig, build_optimizer, lr_scale, set_learning_rate
 
 
@@ -48,3 +50,10 @@ def test_the_schedule_equals_torch_warm_up_then_cosine():
         assert 2.0 * lr_scale(config, step, 20) == pytest.approx(cosine.get_last_lr()[0])
         optimizer.step()
         cosine.step()
+
+
+def test_what_a_module_names_is_not_decayed():
+    layer = ParaGRU(4, 4)
+    optimizer = build_optimizer(nn.Sequential(layer), OptimConfig(weight_decay=0.1))
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decay == {id(layer.weight): 0.1, id(layer.recurrent): 0.0, id(layer.bias): 0.0}

@@ -29,6 +29,8 @@ class Cell:
         num_parameters: P, at least 0.
         state_bound: states that begin in [-bound, bound] stay there; None if no bound is known.
             Solvers keep their guesses within it.
+        keeping: the direction in which the first preactivation makes a step keep the state, +1 or
+            -1; 0 if it is no such gate.
 
     The last row of the state is the output of the layer.
 
@@ -42,6 +44,7 @@ class Cell:
     num_preactivations: int
     num_parameters: int
     state_bound: float | None = None
+    keeping: int = 0
 
     def __post_init__(self):
         if not 1 <= self.state_size <= 4:
@@ -87,5 +90,9 @@ def lstm_step(state: Tensor, preactivations: Tensor, parameters: Tensor) -> Tens
     return torch.stack((c, o * torch.tanh(c)), dim=-2)
 
 
-GRU_CELL = Cell("gru", gru_step, 1, num_preactivations=3, num_parameters=3, state_bound=1.0)
-LSTM_CELL = Cell("lstm", lstm_step, 2, num_preactivations=3, num_parameters=5, state_bound=1.0)
+GRU_CELL = Cell(
+    "gru", gru_step, 1, num_preactivations=3, num_parameters=3, state_bound=1.0, keeping=-1
+)
+LSTM_CELL = Cell(
+    "lstm", lstm_step, 2, num_preactivations=3, num_parameters=5, state_bound=1.0, keeping=+1
+)

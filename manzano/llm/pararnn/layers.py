@@ -48,11 +48,11 @@ class ParaRNNLayer(nn.Module):
 
     Initial values are those of the paper's training: Kaiming-uniform projection, recurrent
     parameters normal with deviation 1 / sqrt(D_h) (Xavier's for a D_h x D_h matrix, of which they
-    are the diagonal), biases zero.
+    are the diagonal), other biases zero.
 
     Raises:
-        ValueError: for sizes that `num_heads` does not divide, a bound that is not positive, or an
-            unknown solver.
+        ValueError: for sizes that `num_heads` does not divide, a bound that is not positive, an
+            unknown solver, or a `keep_bias` where there is no bias or no such gate.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class ParaRNNLayer(nn.Module):
         bias: bool = True,
         solver: str = "auto",
         recurrent_bound: float | None = 0.5,
+        keep_bias: float = 0.0,
         options: SolverOptions = SolverOptions(),  # noqa: B008 (frozen)
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -79,9 +80,14 @@ class ParaRNNLayer(nn.Module):
             raise ValueError(f"recurrent_bound is positive or None, got {recurrent_bound}")
         if solver != "auto" and solver not in SOLVERS:
             raise ValueError(f"unknown solver {solver!r}: choose one of {['auto', *SOLVERS]}")
+        if keep_bias and not (bias and cell.keeping):
+            raise ValueError(
+                f"keep_bias {keep_bias} needs bias=True and a cell that says which way its first "
+                f"preactivation keeps the state; {cell.name!r} has keeping={cell.keeping}"
+            )
         self.cell, self.solver, self.options = cell, solver, options
         self.input_size, self.hidden_size, self.num_heads = input_size, hidden_size, num_heads
-        self.recurrent_bound = recurrent_bound
+        self.recurrent_bound, self.keep_bias = recurrent_bound, keep_bias
         self.last_report: Report | None = None
         gates = cell.num_preactivations
         shape = (num_heads, input_size // num_heads, gates, hidden_size // num_heads)
@@ -101,6 +107,11 @@ class ParaRNNLayer(nn.Module):
         self.recurrent.normal_(std=self.hidden_size**-0.5)
         if self.bias is not None:
             self.bias.zero_()
+            self.bias[0] = self.cell.keeping * self.keep_bias
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are a number a channel, though they have two dimensions."""
+        return {"recurrent", "bias"}
 
     def recurrent_parameters(self) -> Tensor:
         """The recurrent parameters (P, D_h) as the recurrence uses them: within the bound."""

@@ -34,6 +34,10 @@ class CausalConvolution(nn.Module):
         nn.init.uniform_(self.weight, -(self.kernel**-0.5), self.kernel**-0.5)
         nn.init.zeros_(self.bias)
 
+    def no_weight_decay(self) -> set[str]:
+        """Its taps are a few numbers a channel, and no matrix."""
+        return {"weight"}
+
     def forward(
         self, x: Tensor, history: Tensor | None = None, sequences: PackedRows | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -98,6 +102,7 @@ class ParaRNNMixer(nn.Module):
             num_heads=config.num_heads,
             solver=config.solver,
             recurrent_bound=config.recurrent_bound,
+            keep_bias=config.keep_bias,
         )
         self.norm = GatedRMSNorm(size, config.rms_norm_eps)
         self.out_proj = nn.Linear(size, size, bias=False)

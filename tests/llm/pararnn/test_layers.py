@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from manzano.llm.pararnn import (
     SOLVERS,
+    Cell,
     ParaGRU,
     ParaLSTM,
     ParaRNNLayer,
@@ -238,3 +240,23 @@ def test_input_of_another_size_is_refused():
         layer.step(draw(2, 8), draw(1, 1, 12))
     with pytest.raises(ValueError, match="torch.float32"):
         layer.step(draw(2, 8), draw(2, 1, 12, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("layer", [ParaGRU, ParaLSTM])
+def test_a_layer_that_keeps_forgets_more_slowly_from_the_start(layer):
+    """With zero input and recurrent weights a step keeps sigmoid(keep_bias) of the state."""
+    for keep_bias in (0.0, 3.0):
+        kept = layer(4, 4, keep_bias=keep_bias)
+        nn.init.zeros_(kept.recurrent)
+        state = torch.full((1, kept.cell.state_size, 4), 0.5)
+        _, after = kept(torch.zeros(1, 1, 4), state)
+        share = torch.tensor(keep_bias).sigmoid()
+        torch.testing.assert_close(after[:, 0], 0.5 * share.expand(1, 4))
+
+
+def test_a_bias_that_keeps_needs_a_gate_and_a_bias():
+    with pytest.raises(ValueError, match="keep_bias 1.0 needs bias=True"):
+        ParaGRU(4, 4, keep_bias=1.0, bias=False)
+    with pytest.raises(ValueError, match="'lazy' has keeping=0"):
+        cell = Cell("lazy", lambda s, u, a: s + u, 1, num_preactivations=1, num_parameters=0)
+        ParaRNNLayer(cell, 4, 4, keep_bias=1.0)
