@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,7 @@ class HybridTokenizerConfig:
 
     vit: str = "vit_large_patch16_siglip_512"
     """timm model name."""
-    vit_kwargs: dict = field(default_factory=dict)
+    vit_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of timm.create_model that shape the ViT, e.g. {patch_size: 8, depth: 4}."""
     conv_stem: bool = False
     """Three strided convolutions in place of the patch projection: see `build_vit`."""

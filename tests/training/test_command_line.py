@@ -7,6 +7,7 @@ from manzano.training import config as configuration
 from manzano.training import run
 from manzano.training.command_line import parse
 from manzano.training.config import LoopConfig
+from manzano.training.stages import load_stage
 
 VALID = "loop: {output: runs/x, max_steps: 10}\noptim: {lr: 3e-4, lr_multipliers: {head.: 3.0}}\n"
 
@@ -91,3 +92,12 @@ def test_help_shows_what_stands_under_the_fields(capsys):
     with pytest.raises(SystemExit, match="0"):
         parse(Config, ["--help"])
     assert "Steps of linear warm-up." in capsys.readouterr().out
+
+
+def test_a_setting_inside_a_dictionary_has_the_type_that_it_has_in_a_file():
+    config_class, _ = load_stage("llm")
+    flags = ["--llm.hidden_size", "64", "--llm.rms_norm_eps", "1e-5", "--llm.use_cache", "false"]
+    config = parse(config_class, ["--config", "configs/llm/1b.yaml", *flags])
+    assert config.llm["model_type"] == "qwen3"
+    assert config.llm["hidden_size"] == 64
+    assert (config.llm["rms_norm_eps"], config.llm["use_cache"]) == (1e-5, False)

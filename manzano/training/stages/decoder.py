@@ -8,6 +8,7 @@ configurations of this stage; each starts from the one before.
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class Config(TrainConfig):
     start: str = ""
     """Export folder of a decoder to go on from, e.g. of the next lower resolution, in place of
     model."""
-    model: dict = field(default_factory=lambda: {"preset": "L"})
+    model: dict[str, Any] = field(default_factory=lambda: {"preset": "L"})
     """Arguments of DiTAir, or {preset: S | B | L | XL | XXL} with others on top."""
     image_size: int = 256
     """Pixels, side of the square that is painted."""

@@ -9,6 +9,7 @@ import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -43,7 +44,7 @@ class Config(TrainConfig):
     """Name or folder of the text tokenizer."""
     tokenizer: str = ""
     """Export folder of the tokenizer stage."""
-    llm: dict = field(default_factory=dict)
+    llm: dict[str, Any] = field(default_factory=dict)
     """The language model: model_type and its settings (transformers), or {pretrained: NAME}."""
     row_length: int = 4096
     """Tokens in a packed row, and the longest prompt the model is meant for."""

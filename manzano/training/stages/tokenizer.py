@@ -8,6 +8,7 @@ Nothing is frozen. ViT and adapters stay; the paper throws the language model aw
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Config(TrainConfig):
     vit_weights: str = ""
     """Pretrained ViT: a .safetensors file, the export folder of the vision stage, or timm:NAME; ""
     starts from random weights."""
-    llm: dict = field(default_factory=dict)
+    llm: dict[str, Any] = field(default_factory=dict)
     """The small language model: model_type and its settings, or {pretrained: NAME}."""
     row_length: int = 2048
     """Tokens in a packed row."""

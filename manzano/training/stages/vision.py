@@ -8,6 +8,7 @@ pictures alike.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class Config(TrainConfig):
     """Name or folder of the text tokenizer."""
     vit: str = "vit_large_patch16_siglip_512"
     """timm model name."""
-    vit_kwargs: dict = field(default_factory=dict)
+    vit_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of timm.create_model."""
     conv_stem: bool = False
     """Three strided convolutions in place of the patch projection."""
