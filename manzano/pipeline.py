@@ -136,18 +136,34 @@ class ManzanoPipeline:
         return self.model.device
 
     def ask(
-        self, image: ImageSource | list[ImageSource], question: str, *, max_new_tokens: int = 64
+        self,
+        image: ImageSource | list[ImageSource],
+        question: str,
+        *,
+        max_new_tokens: int = 64,
+        max_tiles: int | None = None,
     ) -> str:
         """Answers a question about a picture, or about several.
 
+        Args:
+            max_tiles: into which a large picture is split at most; by default as in training. More
+                may help to read small print, at the price of a longer prompt; 1 splits none.
+
         Raises:
-            ValueError: for an empty question, one too long, or a picture that cannot be read.
+            ValueError: for an empty question, one too long (tiles make it longer), or a picture
+                that cannot be read.
         """
         images = image if isinstance(image, list) else [image]
-        return self.ask_batch([images], [question], max_new_tokens=max_new_tokens)[0]
+        options = {"max_new_tokens": max_new_tokens, "max_tiles": max_tiles}
+        return self.ask_batch([images], [question], **options)[0]
 
     def ask_batch(
-        self, images: list[list[ImageSource]], questions: list[str], *, max_new_tokens: int = 64
+        self,
+        images: list[list[ImageSource]],
+        questions: list[str],
+        *,
+        max_new_tokens: int = 64,
+        max_tiles: int | None = None,
     ) -> list[str]:
         """Answers many questions at once, each about its own pictures."""
         texts = [
@@ -155,7 +171,7 @@ class ManzanoPipeline:
             for q, own in zip(questions, images, strict=True)
         ]
         pictures = [load_image(i) for own in images for i in own]
-        inputs = self.processor(images=pictures, text=texts).to(self.device)
+        inputs = self.processor(images=pictures, text=texts, max_tiles=max_tiles).to(self.device)
         return self.processor.decode_text(
             self.model.generate(**inputs, max_new_tokens=max_new_tokens)
         )
@@ -251,7 +267,7 @@ class ManzanoPipeline:
         asked = [self.processor.prompt(p, shown) for p in prompts]
         words = self.words_before(images, asked, settings.max_words)
         begun = [a + w + SPECIAL_TOKENS["img_start"] for a, w in zip(asked, words, strict=True)]
-        inputs = self.processor(images=images or None, text=begun).to(self.device)
+        inputs = self.processor(images=images or None, text=begun, max_tiles=1).to(self.device)
         return self.model.generate(
             **inputs, generation_mode="image",
             guidance_scale=settings.guidance_scale, temperature=settings.temperature,
@@ -267,7 +283,7 @@ class ManzanoPipeline:
         begun none after `max_words` tokens.
         """
         v = self.model.vocabulary
-        inputs = self.processor(images=images or None, text=prompts).to(self.device)
+        inputs = self.processor(images=images or None, text=prompts, max_tiles=1).to(self.device)
         ids = self.model.generate(
             **inputs, max_new_tokens=max_words + 1, eos_token_id=[v.img_start, v.end],
             suppress_tokens=[v.user, v.assistant, v.img_end, v.image, v.target],
