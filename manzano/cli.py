@@ -40,6 +40,13 @@ def add_use_commands(commands: argparse._SubParsersAction) -> None:
     ask.add_argument(
         "--image", action="append", required=True, help="image file; may be given several times"
     )
+    ask.add_argument(
+        "--max-tiles",
+        type=int,
+        metavar="N",
+        help="tiles a large image is split into at most, to read small print; by default as in "
+        "training, 1 splits none",
+    )
     ask.set_defaults(run=run_ask)
 
     draw = commands.add_parser("draw", help="draw what a prompt says")
@@ -209,7 +216,8 @@ def run_ask(arguments: argparse.Namespace) -> int:
 
     # Before the model: a bad file fails at once.
     images: list[ImageSource] = [load_image(path) for path in arguments.image]
-    print(open_pipeline(arguments).ask(images, arguments.question))
+    pipeline = open_pipeline(arguments)
+    print(pipeline.ask(images, arguments.question, max_tiles=arguments.max_tiles))
     return 0
 
 

@@ -119,18 +119,34 @@ class ManzanoPipeline:
         return self.model.device
 
     def ask(
-        self, image: ImageSource | list[ImageSource], question: str, *, max_new_tokens: int = 64
+        self,
+        image: ImageSource | list[ImageSource],
+        question: str,
+        *,
+        max_new_tokens: int = 64,
+        max_tiles: int | None = None,
     ) -> str:
         """Answers a question about a picture, or about several.
 
+        Args:
+            max_tiles: into which a large picture is split at most; by default as in training. More
+                may help to read small print, at the price of a longer prompt; 1 splits none.
+
         Raises:
-            ValueError: for an empty question, one too long, or a picture that cannot be read.
+            ValueError: for an empty question, one too long (tiles make it longer), or a picture
+                that cannot be read.
         """
         images = image if isinstance(image, list) else [image]
-        return self.ask_batch([images], [question], max_new_tokens=max_new_tokens)[0]
+        options = {"max_new_tokens": max_new_tokens, "max_tiles": max_tiles}
+        return self.ask_batch([images], [question], **options)[0]
 
     def ask_batch(
-        self, images: list[list[ImageSource]], questions: list[str], *, max_new_tokens: int = 64
+        self,
+        images: list[list[ImageSource]],
+        questions: list[str],
+        *,
+        max_new_tokens: int = 64,
+        max_tiles: int | None = None,
     ) -> list[str]:
         """Answers many questions at once, each about its own pictures."""
         texts = [
@@ -138,7 +154,7 @@ class ManzanoPipeline:
             for q, own in zip(questions, images, strict=True)
         ]
         pictures = [load_image(i) for own in images for i in own]
-        inputs = self.processor(images=pictures, text=texts).to(self.device)
+        inputs = self.processor(images=pictures, text=texts, max_tiles=max_tiles).to(self.device)
         return self.processor.decode_text(
             self.model.generate(**inputs, max_new_tokens=max_new_tokens)
         )
@@ -290,7 +306,7 @@ class ManzanoPipeline:
         texts = [a + w + b for a, w, b in zip(asked, words, begun, strict=True)]
         number = self.model.vision.num_tokens
         with self.watch.part("image ids", steps=number) as on_step:
-            inputs = self.processor(images=images or None, text=texts).to(self.device)
+            inputs = self.processor(images=images or None, text=texts, max_tiles=1).to(self.device)
             return self.model.generate(
                 **inputs, generation_mode="image",
                 guidance_scale=settings.guidance_scale, temperature=settings.temperature,
@@ -306,7 +322,7 @@ class ManzanoPipeline:
         none after `max_words` tokens or at the end of its room, and where it says what is no text.
         """
         v = self.model.vocabulary
-        inputs = self.processor(images=images or None, text=prompts).to(self.device)
+        inputs = self.processor(images=images or None, text=prompts, max_tiles=1).to(self.device)
         room = self.processor.max_length - inputs["input_ids"].shape[1] - 1  # and perhaps a size
         if room < 1:
             return [""] * len(prompts)

@@ -1,10 +1,13 @@
 """ManzanoProcessor: pictures to pixels, words to ids, and back."""
 
+import re
+
 import torch
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from manzano.configuration import ManzanoConfig
-from manzano.data_mix.sequences import CHAT_TEMPLATE, image_block
+from manzano.data_mix.sequences import CHAT_TEMPLATE, image_block, picture_blocks
+from manzano.data_mix.tiles import Grid, grid, split
 from manzano.llm.vocabulary import SPECIAL_TOKENS, reserved_tokens
 
 
@@ -14,8 +17,9 @@ class ManzanoProcessor(ProcessorMixin):
     Args:
         image_processor: resizes to the vision tokenizer's square and scales to [-1, 1].
         tokenizer: the text tokenizer, special tokens included.
-        num_image_tokens: N, tokens a picture becomes.
+        num_image_tokens: N, tokens a picture becomes, or a tile of it.
         max_length: longest sequence the language model takes, in tokens.
+        max_tiles: tiles that a picture is split into at most, as in training; 1 splits none.
     """
 
     attributes = ["image_processor", "tokenizer"]
@@ -27,24 +31,35 @@ class ManzanoProcessor(ProcessorMixin):
         chat_template: str | None = None,
         num_image_tokens: int = 196,
         max_length: int = 4096,
+        max_tiles: int = 1,
         **kwargs,
     ):
         self.num_image_tokens = num_image_tokens
         self.max_length = max_length
+        self.max_tiles = max_tiles
         self.image_token = SPECIAL_TOKENS["image"]
         super().__init__(
             image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs
         )
 
-    def __call__(self, images=None, text: str | list[str] | None = None, **kwargs) -> BatchFeature:
+    def __call__(
+        self,
+        images=None,
+        text: str | list[str] | None = None,
+        max_tiles: int | None = None,
+        **kwargs,
+    ) -> BatchFeature:
         """Model inputs for prompts in which `<image>` stands once for each picture.
 
         Args:
             images: pictures (PIL) in the order of their `<image>`, over all prompts.
             text: one prompt or several; they are left-padded to one length.
+            max_tiles: in place of the processor's own. The reference of an edit takes 1: it is not
+                split in training.
 
         Returns:
-            `input_ids`, `attention_mask` (B, T) and, with pictures, `pixel_values` (P, 3, H, W).
+            `input_ids`, `attention_mask` (B, T) and, with pictures, `pixel_values` (P, 3, H, W), of
+            pictures that are split their tiles and overviews.
 
         Raises:
             ValueError: if pictures and `<image>` differ in number, or a prompt is too long.
@@ -57,7 +72,9 @@ class ManzanoProcessor(ProcessorMixin):
             raise ValueError(
                 f"the text has {asked} {self.image_token} but {len(images)} images were given"
             )
-        expanded = [t.replace(self.image_token, image_block(self.num_image_tokens)) for t in text]
+        tiles = self.max_tiles if max_tiles is None else max_tiles
+        side = self.image_processor.size["height"]
+        expanded = self.expand(text, [grid(i.height, i.width, side, tiles) for i in images])
         features = self.tokenizer(
             expanded,
             padding=True,
@@ -65,16 +82,32 @@ class ManzanoProcessor(ProcessorMixin):
             add_special_tokens=False,
             return_tensors="pt",
         )
-        length = features["input_ids"].shape[1]
-        if length > self.max_length:
-            raise ValueError(
-                f"the prompt takes {length} tokens, more than the {self.max_length} that this "
-                "model was made for: shorten it, or give fewer images"
-            )
         data = {"input_ids": features["input_ids"], "attention_mask": features["attention_mask"]}
+        self.check_length(data["attention_mask"], text, expanded)
         if images:
-            data["pixel_values"] = self.pixels(images)
+            data["pixel_values"] = self.pixels([t for i in images for t in split(i, side, tiles)])
         return BatchFeature(data)
+
+    def expand(self, text: list[str], grids: list[Grid]) -> list[str]:
+        """Prompts with the blocks of each picture, by its grid, in place of its `<image>`."""
+        blocks = iter([picture_blocks(found, self.num_image_tokens) for found in grids])
+        return [re.sub(self.image_token, lambda _: next(blocks), t) for t in text]
+
+    def check_length(self, mask: torch.Tensor, text: list[str], expanded: list[str]) -> None:
+        """Raises ValueError if a prompt takes more tokens than max_length; mask (B, T)."""
+        lengths = mask.sum(dim=1).tolist()
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        if lengths[longest] <= self.max_length:
+            return
+        blocks = expanded[longest].count(image_block(self.num_image_tokens))
+        tiles, remedy = "", "shorten it, or give fewer images"
+        if blocks > text[longest].count(self.image_token):
+            tiles = f", {blocks} tiles of {self.num_image_tokens} tokens among them"
+            remedy += " or a smaller max_tiles"
+        raise ValueError(
+            f"the prompt takes {lengths[longest]} tokens{tiles}, more than the {self.max_length} "
+            f"that this model was made for: {remedy}"
+        )
 
     def pixels(self, images) -> torch.Tensor:
         """Pictures (PIL, RGB) -> (P, 3, H, W) float32 in [-1, 1]."""

@@ -10,6 +10,7 @@ from PIL import Image
 from manzano.cli import build_parser, drawing_settings, main
 from manzano.data_mix.images import load_image
 from manzano.drawing import DrawingSettings
+from manzano.pipeline import ManzanoPipeline
 from tests.tiny import drawing
 
 
@@ -99,6 +100,18 @@ def test_empty_and_overlong_words(capsys, pipeline_folder, picture, tmp_path):
     error = refused(capsys, ["draw", "<image>", *model, "-o", output])
     assert "special tokens" in error
     assert not output.exists()
+
+
+def test_a_page_is_asked_about_in_tiles(capsys, pipeline_folder, tmp_path):
+    page = tmp_path / "page.png"
+    drawing(0, (96, 40)).save(page)
+    ask = ["ask", "what?", "--image", str(page), "--model", str(pipeline_folder), "--max-tiles"]
+    answer = ManzanoPipeline.from_pretrained(pipeline_folder).ask(page, "what?", max_tiles=2)
+    assert main([*ask, "2"]) == 0
+    assert capsys.readouterr().out == answer + "\n"
+    assert "max_tiles must be 1" in refused(capsys, [*ask, "0"])
+    drawing(0, (10_001, 10_000)).save(page, compress_level=1)
+    assert "more than the limit of 100,000,000" in refused(capsys, [*ask, "2"])
 
 
 def test_an_output_that_cannot_be_written(capsys, pipeline_folder, tmp_path):

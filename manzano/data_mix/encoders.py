@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from manzano.data_mix.schema import Sample
 from manzano.data_mix.sequences import TokenSequence, sequences, unconditional
+from manzano.data_mix.tiles import check_max_tiles, grid, split
 from manzano.data_mix.transforms import pixel_transform
 from manzano.llm.loss import IGNORE
 from manzano.llm.vocabulary import SPECIAL_TOKENS
@@ -120,7 +121,10 @@ class SequenceBatch(Batch):
 
 @dataclass
 class SequenceExample:
-    """A sample's sequences with the pictures they show (each sequence shows them all) and draw."""
+    """A sample's sequences with the pictures they show (each sequence shows them all) and draw.
+
+    Of a picture that is split, `images` holds the tiles and the overview.
+    """
 
     sequences: list[TokenSequence]
     images: list[Tensor]
@@ -136,6 +140,7 @@ class SequenceEncoder:
         row_length: tokens in a packed row.
         max_questions: of a sample that asks more about its pictures, this many are drawn.
         drop_prompt: share of pictures drawn from nothing, for classifier-free guidance.
+        max_tiles: into which a picture that is asked about is split; 1 splits none.
     """
 
     def __init__(
@@ -147,7 +152,9 @@ class SequenceEncoder:
         row_length: int,
         max_questions: int = 4,
         drop_prompt: float = 0.1,
+        max_tiles: int = 1,
     ):
+        check_max_tiles(max_tiles)
         self.tokenizer = tokenizer
         self.transform = pixel_transform(image_size)
         self.image_size = image_size
@@ -155,26 +162,39 @@ class SequenceEncoder:
         self.row_length = row_length
         self.max_questions = max_questions
         self.drop_prompt = drop_prompt
+        self.max_tiles = max_tiles
         self.pad_id = tokenizer.get_vocab()[SPECIAL_TOKENS["pad"]]
 
     def encode(self, sample: Sample) -> SequenceExample:
         """Raises ValueError for a sample that does not fit a row."""
         if sample.target is not None and random.random() < self.drop_prompt:
             sample = unconditional(sample)
-        found = sequences(sample, self.tokenizer, self.num_tokens)
+        # The reference of an edit is drawn again as a whole, and is not split.
+        tiles = self.max_tiles if sample.task == "understanding" else 1
+        grids = [grid(i.height, i.width, self.image_size, tiles) for i in sample.images]
+        found = sequences(sample, self.tokenizer, self.num_tokens, grids)
         if len(found) > self.max_questions:
             found = random.sample(found, self.max_questions)
         while len(found) > 1 and sum(map(len, found)) > self.row_length:
             found.pop()
+        shown = [tile for i in sample.images for tile in split(i, self.image_size, tiles)]
         if len(found[0]) > self.row_length:
-            raise ValueError(
-                f"sample {sample.key} of {sample.source} takes {len(found[0])} tokens, more than a "
-                f"row of {self.row_length}: raise row_length or shorten the sample"
-            )
+            raise ValueError(self.too_long(sample, len(found[0]), len(shown)))
         return SequenceExample(
             sequences=found,
-            images=[self.transform(i) for i in sample.images],
+            images=[self.transform(i) for i in shown],
             targets=[] if sample.target is None else [self.transform(sample.target)],
+        )
+
+    def too_long(self, sample: Sample, length: int, shown: int) -> str:
+        """Why a sample of `length` tokens that shows so many pictures or tiles fits no row."""
+        tiles, remedy = "", "raise row_length"
+        if shown > len(sample.images):
+            tiles = f", {shown} tiles of {self.num_tokens} tokens among them"
+            remedy += ", lower max_tiles"
+        return (
+            f"sample {sample.key} of {sample.source} takes {length} tokens{tiles}, more than a "
+            f"row of {self.row_length}: {remedy} or shorten the sample"
         )
 
     def length(self, example: SequenceExample) -> int:

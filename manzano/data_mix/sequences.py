@@ -6,6 +6,8 @@
                        <img_start>size<target>*N<img_end><|end|>
     text           prose<|end|>
 
+A picture that is split (`manzano.data_mix.tiles`) is several such blocks: the tiles of a row of its
+grid side by side, each row on a line of its own, the overview on the last.
 The words before a target picture are those of the sample's assistant turn, if it has one: what the
 picture will show, say. A model that learned to say so first draws what it has said. The size is one
 token that names the target's ratio, and none for a square.
@@ -13,12 +15,14 @@ Loss falls on the answer, on the target picture's ids (with the tokens around th
 all prose (Manzano, Sec. 3.1). The same layout as a chat template serves inference: CHAT_TEMPLATE.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from manzano.data_mix.schema import Sample, Turn
 from manzano.data_mix.sizes import Ratio, nearest_ratio
+from manzano.data_mix.tiles import WHOLE, Grid
 from manzano.llm.loss import IGNORE
 from manzano.llm.vocabulary import SIZE_TOKENS, SPECIAL_TOKENS
 
@@ -35,9 +39,19 @@ CHAT_TEMPLATE = (
 )
 
 
-def image_block(num_tokens: int, placeholder: str = SPECIAL_TOKENS["image"]) -> str:
-    """`<img_start>`, num_tokens placeholders, `<img_end>`."""
-    return SPECIAL_TOKENS["img_start"] + placeholder * num_tokens + SPECIAL_TOKENS["img_end"]
+def image_block(num_tokens: int) -> str:
+    """What stands for a picture that is looked at: `<img_start>`, placeholders, `<img_end>`."""
+    tokens = SPECIAL_TOKENS["image"] * num_tokens
+    return SPECIAL_TOKENS["img_start"] + tokens + SPECIAL_TOKENS["img_end"]
+
+
+def picture_blocks(grid: Grid, num_tokens: int) -> str:
+    """What stands for a picture of that grid, its tiles in the order of `tiles.split`."""
+    rows, columns = grid
+    block = image_block(num_tokens)
+    if grid == WHOLE:
+        return block
+    return "\n".join([block * columns] * rows + [block])
 
 
 @dataclass(frozen=True)
@@ -58,14 +72,19 @@ def unconditional(sample: Sample) -> Sample:
 
 
 def sequences(
-    sample: Sample, tokenizer: PreTrainedTokenizerBase, num_tokens: int
+    sample: Sample,
+    tokenizer: PreTrainedTokenizerBase,
+    num_tokens: int,
+    grids: Sequence[Grid] | None = None,
 ) -> list[TokenSequence]:
     """The sequences of a sample: one, or one a question where it asks several about its pictures.
 
     Args:
-        num_tokens: N, tokens an image becomes.
+        num_tokens: N, tokens an image becomes, or a tile of it.
+        grids: of each of the sample's images; by default none of them is split.
     """
-    pictures = image_block(num_tokens) * len(sample.images)
+    grids = [WHOLE] * len(sample.images) if grids is None else grids
+    pictures = "".join(picture_blocks(grid, num_tokens) for grid in grids)
     if sample.task == "text":
         return [
             _join(tokenizer, [("", True), (sample.turns[0].text + SPECIAL_TOKENS["end"], True)])

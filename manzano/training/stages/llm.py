@@ -50,6 +50,9 @@ class Config(TrainConfig):
     """Tokens in a packed row, and the longest prompt the model is meant for."""
     max_questions: int = 4
     """Questions drawn of a sample that asks more about its picture."""
+    max_tiles: int = 1
+    """Tiles that a picture which is asked about is split into at most, where it is larger than the
+    vision tokenizer's square; 1 splits none."""
     drop_prompt: float = 0.1
     """Share of pictures drawn from nothing, neither words nor reference, for classifier-free
     guidance."""
@@ -119,6 +122,7 @@ class Stage:
             vision = HybridTokenizer.load(config.tokenizer)
             self.model = assemble(vision, text, config.llm, config.image_weight)
             self.processor = make_processor(self.model.vision, text, config.row_length)
+        self.processor.max_tiles = config.max_tiles
         self.model._no_split_modules = list(self.model.language_model._no_split_modules or [])
         freeze_for_llm(self.model.vision)
 
@@ -128,6 +132,7 @@ class Stage:
             self.processor.tokenizer, image_size=vision.config.image_size,
             num_tokens=vision.num_tokens, row_length=self.config.row_length,
             max_questions=self.config.max_questions, drop_prompt=self.config.drop_prompt,
+            max_tiles=self.config.max_tiles,
         )  # fmt: skip
         return open_loader(
             self.config.data,

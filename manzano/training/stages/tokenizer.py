@@ -49,6 +49,9 @@ class Config(TrainConfig):
     """Tokens in a packed row."""
     max_questions: int = 4
     """Questions drawn of a sample that asks more about its picture."""
+    max_tiles: int = 1
+    """Tiles that a picture is split into at most, where it is larger than the vision tokenizer's
+    square; 1 splits none."""
     discrete_probability: float = 0.5
     """How often the discrete adapter is drawn."""
     collapse_perplexity: float = 8.0
@@ -119,7 +122,7 @@ class Stage:
         encoder = SequenceEncoder(
             self.text, image_size=self.config.tokenizer.image_size,
             num_tokens=self.model.vision.num_tokens, row_length=self.config.row_length,
-            max_questions=self.config.max_questions,
+            max_questions=self.config.max_questions, max_tiles=self.config.max_tiles,
         )  # fmt: skip
         return open_loader(
             self.config.data,

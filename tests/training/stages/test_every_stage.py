@@ -8,12 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manzano.data_mix.mixture import MixtureConfig
+from manzano.data_mix.prepare import prepare
+from manzano.data_mix.schema import write_shards
 from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.vae import load_vae
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.processing import ManzanoProcessor
 from manzano.tokenizer.hybrid import HybridTokenizer
-from manzano.training.stages import STAGES
+from manzano.training.stages import STAGES, load_stage
+from tests.data_mix.samples import make_sample
+from tests.tiny import drawing
 from tests.training.stages.real import configured, trained
 
 
@@ -64,3 +69,25 @@ def test_the_llm_previews_answers_and_goes_on_from_a_manzano_folder(ingredients,
     model = ManzanoForConditionalGeneration.from_pretrained(export)
     assert model.config.image_weight == 0.25
     assert ManzanoProcessor.from_pretrained(export).max_length == 128
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "llm"])
+def test_a_stage_splits_large_pictures_where_it_is_told_to(name, ingredients, tmp_path):
+    sample = make_sample("understanding", images=(drawing(1, (96, 96)),))
+    for split in ("train", "test"):
+        write_shards([replace(sample, key=split)], tmp_path / "pages", split)
+    prepare(tmp_path / "pages")
+    config = configured(name, ingredients, tmp_path / "run", max_steps=1)
+    mixture = MixtureConfig(path=str(tmp_path), sources={"pages": 1.0})
+    config = replace(config, data=replace(config.data, mixture=mixture, batch_size=1))
+    blocks = {}
+    for max_tiles in (1, 4):
+        stage = load_stage(name)[1](replace(config, max_tiles=max_tiles))
+        batch = next(iter(stage.batches(rank=0, world_size=1)))
+        owners = batch.image_sequence.tolist()
+        blocks[max_tiles] = [owners.count(owner) for owner in set(owners)]
+        assert name == "tokenizer" or stage.processor.max_tiles == max_tiles
+    assert set(blocks[1]) == {1}
+    assert set(blocks[4]) == {5}
+    with pytest.raises(ValueError, match="max_tiles must be 1 .* got 0"):
+        load_stage(name)[1](replace(config, max_tiles=0)).batches(rank=0, world_size=1)
