@@ -3,7 +3,6 @@ import torch
 
 from manzano.decoder.dit_air import DIT_AIR, PRESETS, DiTAir, patchify, unpatchify
 
-
 GROUPED = {"num_kv_heads": 1, "mlp": "swiglu"}
 """The switches of the decoders named by their size, for the two heads of `build`."""
 
