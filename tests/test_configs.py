@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from manzano.decoder.vae import build_vae
 from manzano.llm.backbone import language_config
+from manzano.llm.pararnn.presets import SIZES
 from manzano.tokenizer.hybrid import HybridTokenizer
 from manzano.training.command_line import parse
 from manzano.training.stages import STAGES, load_stage
@@ -206,3 +207,23 @@ def test_the_tokenizer_reads_what_the_language_model_reads(tokenizer, llm):
         read_by_llm.pop(drawing, None)
     mixture = read(ROOT / f"configs/tokenizer/vit_l_672{tokenizer}.yaml").data.mixture
     assert mixture.sources == read_by_llm
+
+
+def test_the_table_of_sizes_counts_every_model_that_is_built():
+    text = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
+    row = r"^\| `(configs/[\w./]+)`(?:, (\w+))? \|[^|]*\| ([\d.]+[MB]) \|"
+    stated = {(p, part): n for p, part, n in re.findall(row, text, flags=re.MULTILINE)}
+    actual = {}
+    for path in CONFIGS:
+        if path.parent.name in ("tokenizer", "llm", "decoder") and not read(path).start:
+            parts = models(path)
+            for part, model in parts.items():
+                key = (str(path.relative_to(ROOT)), part if len(parts) > 1 else "")
+                actual[key] = stated_size(size_of(model))
+    assert stated == actual
+
+
+@pytest.mark.parametrize("size", ["1b", "7b"])
+def test_a_pararnn_backbone_has_the_geometry_of_its_paper(size):
+    llm = language_config(read(ROOT / f"configs/llm/pararnn_{size}.yaml").llm)
+    assert (llm.hidden_size, llm.num_hidden_layers, llm.num_heads) == SIZES[size]

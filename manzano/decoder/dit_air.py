@@ -85,7 +85,7 @@ class Attention(nn.Module):
         precision = self.query_norm.weight.dtype  # fp32 under autocast
         q = apply_rotary_emb(self.query_norm(q.to(precision)), rope).to(v)  # pyright: ignore
         k = apply_rotary_emb(self.key_norm(k.to(precision)), rope).to(v)  # pyright: ignore
-        # Written out, since of torch's fast kernels none takes both grouped heads and a mask.
+        # Written out: grouped heads with a mask take torch to its quadratic kernel on many GPUs.
         shared = self.num_heads[0] // self.num_heads[1]
         k, v = (repeat(heads, "b g t k -> b (g s) t k", s=shared) for heads in (k, v))
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, T, K)
