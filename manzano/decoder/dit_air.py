@@ -3,13 +3,14 @@
 All tokens share one QKVO and one MLP per layer. What tells the streams apart is the modulation, one
 head for the condition and one for images, each shared by all layers, and the type axis of the
 rotary positions. A layer has 12 d^2 weights and the two modulation heads have 12 d^2 together: in
-all (12 + 12 N) d^2 at depth N.
+all (12 + 12 N) d^2 at depth N. With a SwiGLU MLP (12 d^2 in place of 8) and half as many heads of
+keys and values (3 d^2 in place of 4) it is (12 + 15 N) d^2.
 
 Time t runs from 0 (noise) to 1 (data); the prediction is the flow x0 - noise. A reference image is
 a finished image, so it is modulated at t = 1 whatever the time of the noisy latents.
 
 Letters: B batch, N condition tokens, R reference tokens, M noisy tokens, T = N + R + M, D width,
-H heads, K head dim, C latent channels.
+H heads, G heads of keys and values, K head dim, C latent channels.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.activations import SwiGLU
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps, apply_rotary_emb
 from diffusers.models.modeling_utils import ModelMixin
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +37,16 @@ DIT_AIR = {
     "XXL": {"num_layers": 38, "width": 2432, "head_dim": 64},
 }
 """The published sizes: as many heads of 64 as layers."""
+
+MANZANO_DECODERS = {
+    "0.9B": {**DIT_AIR["L"], "num_kv_heads": 12, "mlp": "swiglu"},
+    "1.75B": {**DIT_AIR["XL"], "num_kv_heads": 15, "mlp": "swiglu"},
+    "3.52B": {**DIT_AIR["XXL"], "num_kv_heads": 19, "mlp": "swiglu"},
+}
+"""Decoders as large as Manzano's (4.2.3), which does not say what they are: (12 + 15 N) d^2 at
+DiT-Air's L, XL and XXL is our inference."""
+
+PRESETS = {**DIT_AIR, **MANZANO_DECODERS}
 
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
@@ -52,39 +64,54 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor
 
 
 class Attention(nn.Module):
-    """Self-attention over all streams, queries and keys normalised and rotated."""
+    """Self-attention over all streams, queries and keys normalised and rotated.
 
-    def __init__(self, width: int, head_dim: int) -> None:
+    With `num_kv_heads` below the number of heads, neighbouring query heads share one head of keys
+    and values (grouped-query attention).
+    """
+
+    def __init__(self, width: int, head_dim: int, num_kv_heads: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.num_heads = [width // head_dim, num_kv_heads, num_kv_heads]  # of q, k and v
+        self.qkv = nn.Linear(width, sum(self.num_heads) * head_dim, bias=False)
         self.query_norm = nn.RMSNorm(head_dim, eps=1e-6)
         self.key_norm = nn.RMSNorm(head_dim, eps=1e-6)
         self.output = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        q, k, v = rearrange(
-            self.qkv(x), "b t (three h k) -> three b h t k", three=3, k=self.head_dim
-        )
+        heads = rearrange(self.qkv(x), "b t (h k) -> b h t k", k=self.head_dim)
+        q, k, v = heads.split(self.num_heads, dim=1)  # (B, H or G, T, K)
         precision = self.query_norm.weight.dtype  # fp32 under autocast
         q = apply_rotary_emb(self.query_norm(q.to(precision)), rope).to(v)  # pyright: ignore
         k = apply_rotary_emb(self.key_norm(k.to(precision)), rope).to(v)  # pyright: ignore
+        # Written out: grouped heads with a mask take torch to its quadratic kernel on many GPUs.
+        shared = self.num_heads[0] // self.num_heads[1]
+        k, v = (repeat(heads, "b g t k -> b (g s) t k", s=shared) for heads in (k, v))
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, T, K)
         return self.output(rearrange(x, "b h t k -> b t (h k)"))  # (B, T, D)
+
+
+def feed_forward(width: int, mlp: str) -> nn.Sequential:
+    """The MLP of a layer, 4 D wide inside: "gelu" has 8 D^2 weights, "swiglu" 12 D^2."""
+    inner = 4 * width
+    if mlp == "gelu":
+        first = [nn.Linear(width, inner, bias=False), nn.GELU(approximate="tanh")]
+    elif mlp == "swiglu":
+        first = [SwiGLU(width, inner, bias=False)]
+    else:
+        raise ValueError(f"mlp is 'gelu' or 'swiglu', got {mlp!r}")
+    return nn.Sequential(*first, nn.Linear(inner, width, bias=False))
 
 
 class DiTAirBlock(nn.Module):
     """Attention and MLP, each between two norms ("sandwich") and gated by the shared modulation."""
 
-    def __init__(self, width: int, head_dim: int) -> None:
+    def __init__(self, width: int, head_dim: int, num_kv_heads: int, mlp: str) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.attention = Attention(width, head_dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width, bias=False),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(4 * width, width, bias=False),
-        )
+        self.attention = Attention(width, head_dim, num_kv_heads)
+        self.mlp = feed_forward(width, mlp)
 
     def forward(
         self,
@@ -132,8 +159,8 @@ class DiTAir(ModelMixin, ConfigMixin):
     """The decoder network: noisy latents, time, condition, perhaps a reference -> flow.
 
     One model serves every latent size. `condition_width` is the width of
-    `HybridTokenizer.embed_ids`. `DIT_AIR` holds the published (num_layers, width, head_dim); all
-    else is `DiTAir(**DIT_AIR["B"], ...)`.
+    `HybridTokenizer.embed_ids`, `num_kv_heads` the heads of keys and values (as many as those of
+    queries by default), `mlp` "gelu" or "swiglu". Sizes by name: `DiTAir(**PRESETS["0.9B"], ...)`.
     """
 
     _supports_gradient_checkpointing = True
@@ -146,6 +173,8 @@ class DiTAir(ModelMixin, ConfigMixin):
         num_layers: int,
         width: int,
         head_dim: int = 64,
+        num_kv_heads: int | None = None,
+        mlp: str = "gelu",
         in_channels: int,
         patch_size: int = 2,
         condition_width: int,
@@ -156,6 +185,12 @@ class DiTAir(ModelMixin, ConfigMixin):
             raise ValueError(
                 "DiTAir needs a head_dim divisible by 16 (type, row and column share it 4:6:6) "
                 f"and a width divisible by head_dim, got head_dim {head_dim} and width {width}."
+            )
+        if num_kv_heads is None:
+            num_kv_heads = width // head_dim
+        if num_kv_heads < 1 or width // head_dim % num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide the {width // head_dim} heads, got {num_kv_heads}."
             )
         self.in_channels, self.patch_size = in_channels, patch_size
         self.head_dim, self.rope_theta = head_dim, rope_theta
@@ -169,7 +204,9 @@ class DiTAir(ModelMixin, ConfigMixin):
 
         self.condition_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.image_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        self.blocks = nn.ModuleList(DiTAirBlock(width, head_dim) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            DiTAirBlock(width, head_dim, num_kv_heads, mlp) for _ in range(num_layers)
+        )
 
         self.final_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.final_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))

@@ -1,7 +1,10 @@
 import pytest
 import torch
 
-from manzano.decoder.dit_air import DIT_AIR, DiTAir, patchify, unpatchify
+from manzano.decoder.dit_air import DIT_AIR, PRESETS, DiTAir, patchify, unpatchify
+
+GROUPED = {"num_kv_heads": 1, "mlp": "swiglu"}
+"""The switches of the decoders named by their size, for the two heads of `build`."""
 
 
 def build(**overrides) -> DiTAir:
@@ -26,19 +29,53 @@ def inputs(batch_size: int = 3, size: tuple[int, int] = (8, 8)) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", DIT_AIR)
-def test_block_and_modulation_matrices_count_12_plus_12_n_times_width_squared(name):
+@pytest.mark.parametrize("name", PRESETS)
+def test_block_and_modulation_matrices_count_what_the_formula_says(name):
+    """(12 + 12 N) d^2 as published, (12 + 15 N) d^2 in the decoders named by their size."""
     with torch.device("meta"):
-        model = DiTAir(**DIT_AIR[name], in_channels=16, condition_width=2048)
-    depth, width, head_dim = (DIT_AIR[name][key] for key in ("num_layers", "width", "head_dim"))
+        model = DiTAir(**PRESETS[name], in_channels=16, condition_width=2048)
+    depth, width, head_dim = (PRESETS[name][key] for key in ("num_layers", "width", "head_dim"))
     assert width == 64 * depth and head_dim == 64
 
     heads = [*model.condition_modulation.parameters(), *model.image_modulation.parameters()]
     block = list(model.blocks.parameters())
     matrices = [p for p in (*heads, *block) if p.ndim == 2]
-    assert sum(p.numel() for p in matrices) == (12 + 12 * depth) * width**2
+    per_layer = 12 if name in DIT_AIR else 15
+    assert sum(p.numel() for p in matrices) == (12 + per_layer * depth) * width**2
     assert sum(p.numel() for p in block if p.ndim == 1) == depth * 2 * head_dim  # QK-norm gains
     assert sum(p.numel() for p in heads if p.ndim == 1) == 12 * width  # biases
+
+
+@pytest.mark.parametrize(("name", "paper"), [("0.9B", 0.9e9), ("1.75B", 1.75e9), ("3.52B", 3.52e9)])
+def test_the_sizes_of_the_paper_are_met_within_two_percent(name, paper):
+    """Manzano, Sec. 4.2.3; with 16 latent channels and a tokenizer trained at width 1024."""
+    with torch.device("meta"):
+        model = DiTAir(**PRESETS[name], in_channels=16, condition_width=1024)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(paper, rel=0.02)
+
+
+def test_grouped_heads_equal_full_attention_whose_keys_and_values_repeat():
+    grouped = build(width=64, num_kv_heads=2, mlp="swiglu")  # 4 heads
+    full = build(width=64, mlp="swiglu")
+    weights = grouped.state_dict()
+    for name in [name for name in weights if name.endswith("qkv.weight")]:
+        q, k, v = weights[name].unflatten(0, (8, 16)).split([4, 2, 2])  # (heads, K, D)
+        k, v = k.repeat_interleave(2, 0), v.repeat_interleave(2, 0)
+        weights[name] = torch.cat([q, k, v]).flatten(0, 1)
+    full.load_state_dict(weights)
+    batch = inputs()
+    mask = torch.tensor([True, False, True])
+    torch.testing.assert_close(grouped(**batch), full(**batch))
+    torch.testing.assert_close(
+        grouped(**batch, reference_mask=mask), full(**batch, reference_mask=mask)
+    )
+
+
+def test_swiglu_gates_one_half_by_the_silu_of_the_other():
+    mlp, x = build(mlp="swiglu").blocks[0].mlp, torch.randn(2, 5, 32)
+    value, gate = mlp[0].proj.weight.chunk(2)  # each (4 D, D)
+    expected = (x @ value.T * torch.nn.functional.silu(x @ gate.T)) @ mlp[1].weight.T
+    torch.testing.assert_close(mlp(x), expected)
 
 
 def test_a_new_model_predicts_no_flow_and_its_blocks_are_identities():
@@ -108,16 +145,18 @@ def test_the_reference_is_seen_at_the_time_of_data():
     assert not torch.equal(seen[3], at_data)
 
 
-def test_saved_and_loaded_is_bitwise_the_same(tmp_path):
-    model, batch = build(patch_size=1, rope_theta=100.0), inputs()
+@pytest.mark.parametrize("switches", [{}, GROUPED])
+def test_saved_and_loaded_is_bitwise_the_same(tmp_path, switches):
+    model, batch = build(patch_size=1, rope_theta=100.0, **switches), inputs()
     model.save_pretrained(tmp_path)
     loaded = DiTAir.from_pretrained(tmp_path)
     assert dict(loaded.config)["rope_theta"] == 100.0
     assert torch.equal(loaded(**batch), model(**batch))
 
 
-def test_gradient_checkpointing_changes_no_gradient():
-    model, batch = build().train(), inputs()
+@pytest.mark.parametrize("switches", [{}, GROUPED])
+def test_gradient_checkpointing_changes_no_gradient(switches):
+    model, batch = build(**switches).train(), inputs()
 
     def gradients() -> list[torch.Tensor]:
         model.zero_grad()
@@ -157,3 +196,12 @@ def test_wrong_inputs_are_explained(change, words):
 def test_wrong_head_dim_is_explained():
     with pytest.raises(ValueError, match="divisible by 16"):
         build(head_dim=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"num_kv_heads": 3}, "divide the 2 heads, got 3"), ({"mlp": "relu"}, "'swiglu', got 'relu'")],
+)
+def test_wrong_switches_are_explained(change, words):
+    with pytest.raises(ValueError, match=words):
+        build(**change)

@@ -17,7 +17,7 @@ from torchvision.utils import save_image
 
 from manzano.data_mix.encoders import PictureBatch, PictureEncoder
 from manzano.decoder.conditioning import corrupt_ids, keep_mask
-from manzano.decoder.dit_air import DIT_AIR, DiTAir
+from manzano.decoder.dit_air import PRESETS, DiTAir
 from manzano.decoder.flow import flow_matching_loss, resolution_shift
 from manzano.decoder.sampling import sample
 from manzano.decoder.vae import decode, encode, load_vae
@@ -40,7 +40,8 @@ class Config(TrainConfig):
     """Export folder of a decoder to go on from, e.g. of the next lower resolution, in place of
     model."""
     model: dict[str, Any] = field(default_factory=lambda: {"preset": "L"})
-    """Arguments of DiTAir, or {preset: S | B | L | XL | XXL} with others on top."""
+    """Arguments of DiTAir, or {preset: S | B | L | XL | XXL | 0.9B | 1.75B | 3.52B} with others on
+    top."""
     image_size: int = 256
     """Pixels, side of the square that is painted."""
     drop_condition: float = 0.1
@@ -70,9 +71,9 @@ def build_decoder(settings: dict, *, in_channels: int, condition_width: int) -> 
     """
     settings = dict(settings)
     preset = settings.pop("preset", None)
-    if preset is not None and preset not in DIT_AIR:
-        raise ValueError(f"model.preset is {preset!r}; the presets are {', '.join(DIT_AIR)}")
-    base = dict(DIT_AIR[preset]) if preset else {}
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"model.preset is {preset!r}; the presets are {', '.join(PRESETS)}")
+    base = dict(PRESETS[preset]) if preset else {}
     try:
         return DiTAir(
             **{**base, **settings}, in_channels=in_channels, condition_width=condition_width

@@ -3,6 +3,8 @@
 A small language model sits on the vision tokenizer; for each sequence one adapter is drawn at
 random and its embeddings take the place of the picture; the only loss is next-token loss on text.
 Nothing is frozen. ViT and adapters stay; the paper throws the language model away.
+
+Pre-training, continued pre-training and fine-tuning are configurations of this one stage.
 """
 
 import logging
@@ -38,8 +40,11 @@ class Config(TrainConfig):
     data: DataConfig
     text_tokenizer: str
     """Name or folder of the text tokenizer."""
-    tokenizer: HybridTokenizerConfig
-    """Sizes of the vision tokenizer."""
+    start: str = ""
+    """Export folder of this stage to go on from (continued pre-training, fine-tuning), in place of
+    tokenizer, vit_weights and llm."""
+    tokenizer: HybridTokenizerConfig = HybridTokenizerConfig()
+    """Sizes of the vision tokenizer; left out, and not read, where start brings one."""
     vit_weights: str = ""
     """Pretrained ViT: a .safetensors file, the export folder of the vision stage, or timm:NAME; ""
     starts from random weights."""
@@ -56,6 +61,16 @@ class Config(TrainConfig):
     """How often the discrete adapter is drawn."""
     collapse_perplexity: float = 8.0
     """Effective number of codes below which a warning says that the codebook has collapsed."""
+
+    def __post_init__(self):
+        if not self.start and not self.llm:
+            raise ValueError("give start (an export folder of this stage), or tokenizer and llm.")
+        sized = self.tokenizer != HybridTokenizerConfig()
+        if self.start and (sized or self.vit_weights or self.llm):
+            raise ValueError(
+                "start brings its own vision tokenizer and language model: remove tokenizer, "
+                "vit_weights and llm, or remove start."
+            )
 
 
 class AlignmentModel(nn.Module):
@@ -95,6 +110,51 @@ class AlignmentModel(nn.Module):
         return out.logits, ids
 
 
+def new_parts(config: Config, rows: int) -> tuple[HybridTokenizer, PreTrainedModel]:
+    """The vision tokenizer and a language model of `rows` tokens, as `config` describes them.
+
+    Raises:
+        ValueError: if their widths differ.
+    """
+    vision = HybridTokenizer(config.tokenizer)
+    if config.vit_weights:
+        load_vit(vision.vit, config.vit_weights)
+    language_model = load_pretrained(config.llm, rows)
+    if language_model is None:
+        settings = language_config({**config.llm, "vocab_size": rows})
+        language_model = AutoModelForCausalLM.from_config(settings)
+    width = language_model.config.hidden_size
+    if (config.tokenizer.width, config.tokenizer.discrete_width) != (width, width):
+        raise ValueError(
+            "tokenizer.width and tokenizer.discrete_width must be the language model's width "
+            f"{width}, got {config.tokenizer.width} and {config.tokenizer.discrete_width}"
+        )
+    return vision, language_model
+
+
+def trained_parts(folder: str, rows: int) -> tuple[HybridTokenizer, PreTrainedModel]:
+    """Both models of an export folder of this stage, exactly as they were trained.
+
+    Raises:
+        FileNotFoundError: if the folder lacks a file, naming it.
+        ValueError: if the language model was trained with another text tokenizer.
+    """
+    vision = HybridTokenizer.load(folder)
+    small = Path(folder) / "llm"
+    if not small.is_dir():
+        raise FileNotFoundError(
+            f"no llm/ in {folder}: start needs a whole export of the tokenizer stage, with the "
+            "small language model"
+        )
+    language_model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
+    if language_model.config.vocab_size != rows:
+        raise ValueError(
+            f"the language model in {small} has {language_model.config.vocab_size} rows, the text "
+            f"tokenizer {rows}: give the text_tokenizer that it was trained with"
+        )
+    return vision, language_model
+
+
 class Stage:
     """Trains an AlignmentModel and exports its HybridTokenizer."""
 
@@ -102,25 +162,17 @@ class Stage:
         self.config = config
         self.text = AutoTokenizer.from_pretrained(config.text_tokenizer)
         self.vocabulary = joint_vocabulary(self.text, image_size=0)
-        vision = HybridTokenizer(config.tokenizer)
-        if config.vit_weights:
-            load_vit(vision.vit, config.vit_weights)
-        language_model = load_pretrained(config.llm, self.vocabulary.size)
-        if language_model is None:
-            settings = language_config({**config.llm, "vocab_size": self.vocabulary.size})
-            language_model = AutoModelForCausalLM.from_config(settings)
-        width = language_model.config.hidden_size
-        if (config.tokenizer.width, config.tokenizer.discrete_width) != (width, width):
-            raise ValueError(
-                "tokenizer.width and tokenizer.discrete_width must be the language model's width "
-                f"{width}, got {config.tokenizer.width} and {config.tokenizer.discrete_width}"
-            )
+        rows = self.vocabulary.size
+        if config.start:
+            vision, language_model = trained_parts(config.start, rows)
+        else:
+            vision, language_model = new_parts(config, rows)
         self.model = AlignmentModel(vision, language_model, self.vocabulary)
         self.batches_seen = 0
 
     def batches(self, *, rank: int, world_size: int):
         encoder = SequenceEncoder(
-            self.text, image_size=self.config.tokenizer.image_size,
+            self.text, image_size=self.model.vision.config.image_size,
             num_tokens=self.model.vision.num_tokens, row_length=self.config.row_length,
             max_questions=self.config.max_questions, max_tiles=self.config.max_tiles,
         )  # fmt: skip
@@ -179,7 +231,7 @@ class Stage:
         """Nothing to look at: losses and code usage tell."""
 
     def export(self, directory: Path) -> None:
-        """The vision tokenizer; and in `llm/` the small language model, with which a unified one of
-        its size may start where there is no pretrained one."""
+        """The vision tokenizer; and in `llm/` the small language model, with which this stage goes
+        on, and a unified one of its size may start where there is no pretrained one."""
         self.model.vision.save(directory)
         self.model.language_model.save_pretrained(directory / "llm")

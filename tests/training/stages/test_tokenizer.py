@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from manzano.tokenizer.hybrid import HybridTokenizerConfig
 from manzano.training import random_state
 from manzano.training.stages import tokenizer
 from tests.data_mix.samples import make_sample
@@ -97,3 +98,55 @@ def test_pictures_to_be_drawn_are_refused(stage):
     encoder = Encoder(stage.text, image_size=48, num_tokens=4, row_length=96, drop_prompt=0.0)
     with pytest.raises(ValueError, match="leave the sources for drawing and editing out"):
         stage.targets(next(iter(FixedBatches(encoder, 0, 1))))
+
+
+def test_a_stage_that_starts_from_an_export_computes_what_the_exported_one_did(
+    stage, batch, ingredients, tmp_path
+):
+    stage.export(tmp_path / "export")
+    before = torch.get_rng_state()
+    again = tokenizer.Stage(going_on(ingredients, tmp_path))
+    ours, theirs = again.model.state_dict(), stage.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in again.model.parameters())
+    losses = []
+    for one in (stage, again):
+        torch.set_rng_state(before)  # the same adapters are drawn
+        one.model.train()
+        losses.append(one.loss(batch, totals(one, batch))[0])
+    assert torch.equal(*losses)
+    encoder = next(iter(again.batches(rank=0, world_size=1)))
+    assert encoder.pixel_values.shape[1:] == (3, 48, 48)  # the start's size
+
+
+def going_on(ingredients, tmp_path, **changes) -> tokenizer.Config:
+    """The configuration of `stage`, which goes on from its export."""
+    start = {"start": str(tmp_path / "export"), "tokenizer": HybridTokenizerConfig(), "llm": {}}
+    return replace(configured("tokenizer", ingredients, tmp_path), **start | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"llm": {"model_type": "qwen3"}}, "start brings its own .* remove tokenizer, vit_weights"),
+        ({"vit_weights": "timm:vit"}, "start brings its own"),
+        ({"tokenizer": HybridTokenizerConfig(image_size=336)}, "start brings its own"),
+        ({"start": ""}, "give start .* or tokenizer and llm"),
+    ],
+)
+def test_start_beside_what_it_brings_and_neither_are_refused(ingredients, tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        going_on(ingredients, tmp_path, **changes)
+
+
+def test_a_start_without_its_language_model_or_of_another_text_tokenizer_is_refused(
+    stage, ingredients, tmp_path
+):
+    stage.model.vision.save(tmp_path / "export")
+    with pytest.raises(FileNotFoundError, match=r"no llm/ in .*export: start needs a whole export"):
+        tokenizer.Stage(going_on(ingredients, tmp_path))
+    stage.model.language_model.resize_token_embeddings(300)
+    stage.export(tmp_path / "export")
+    with pytest.raises(ValueError, match=r"has 300 rows, the text tokenizer \d+: give the text_to"):
+        tokenizer.Stage(going_on(ingredients, tmp_path))
