@@ -66,4 +66,5 @@ def joint_vocabulary(tokenizer: PreTrainedTokenizerBase, image_size: int) -> Joi
         tokenizer.pad_token = SPECIAL_TOKENS["pad"]
     rows = tokenizer.get_vocab()
     ids = {name: rows[token] for name, token in SPECIAL_TOKENS.items()}
-    return JointVocabulary(text_size=len(tokenizer), image_size=image_size, **ids)
+    # Not len(tokenizer): where a tokenizer leaves ids out, its last ones lie beyond its length.
+    return JointVocabulary(text_size=max(rows.values()) + 1, image_size=image_size, **ids)

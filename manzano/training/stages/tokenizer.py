@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
-from manzano.llm.backbone import language_config, load_pretrained
+from manzano.llm.backbone import build_language_model
 from manzano.llm.loss import count_targets, unified_loss
 from manzano.llm.vocabulary import JointVocabulary, joint_vocabulary
 from manzano.model import splice
@@ -40,8 +40,8 @@ class Config(TrainConfig):
     tokenizer: HybridTokenizerConfig
     """Sizes of the vision tokenizer."""
     vit_weights: str = ""
-    """Pretrained ViT: a .safetensors file, the export folder of the vision stage, or timm:NAME; ""
-    starts from random weights."""
+    """Pretrained ViT: timm:NAME, a file, or a folder (see `load_vit`); "" starts from random
+    weights."""
     llm: dict = field(default_factory=dict)
     """The small language model: model_type and its settings, or {pretrained: NAME}."""
     row_length: int = 2048
@@ -101,10 +101,7 @@ class Stage:
         vision = HybridTokenizer(config.tokenizer)
         if config.vit_weights:
             load_vit(vision.vit, config.vit_weights)
-        language_model = load_pretrained(config.llm, self.vocabulary.size)
-        if language_model is None:
-            settings = language_config({**config.llm, "vocab_size": self.vocabulary.size})
-            language_model = AutoModelForCausalLM.from_config(settings)
+        language_model = build_language_model(config.llm, self.text, self.vocabulary)
         width = language_model.config.hidden_size
         if (config.tokenizer.width, config.tokenizer.discrete_width) != (width, width):
             raise ValueError(
@@ -179,3 +176,4 @@ class Stage:
         its size may start where there is no pretrained one."""
         self.model.vision.save(directory)
         self.model.language_model.save_pretrained(directory / "llm")
+        self.text.save_pretrained(directory / "llm")  # says which rows are trained tokens
