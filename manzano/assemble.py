@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from manzano.decoder.vae import vae_folder
+
 _DIFFUSION_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _FILES = {
     "llm": ("config.json", "model.safetensors", "processor_config.json", "tokenizer.json"),
@@ -35,7 +37,7 @@ def assemble_folder(
             is something else than a Manzano folder.
     """
     output = Path(output)
-    parts = {"llm": Path(llm), "decoder": Path(decoder), "vae": Path(vae)}
+    parts = {"llm": Path(llm), "decoder": Path(decoder), "vae": vae_folder(vae)}
     for name, folder in parts.items():
         _check_files(name, folder)
     _check_fit({name: json.loads((f / "config.json").read_text()) for name, f in parts.items()})

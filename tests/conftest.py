@@ -1,9 +1,12 @@
-"""One tiny Manzano folder for all tests that read one."""
+"""One tiny Manzano folder for all tests that read one, and a model hub without a network."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from tests.tiny import tiny_pipeline
 
@@ -16,3 +19,18 @@ def pipeline_folder(tmp_path_factory) -> Path:
         torch.manual_seed(0)
         tiny_pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Callable[[str, Path], None]:
+    """`hub(name, folder)`: a model is in the cache of the Hugging Face hub, which is offline."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def publish(name: str, folder: Path) -> None:
+        repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0" * 40)
+
+    return publish

@@ -123,7 +123,7 @@ def test_auto_classes_load_the_folder_as_it_is(demo):
 def test_assembling_names_the_file_that_is_missing(demo, tmp_path):
     _, run = demo
     parts = {name: run / name / "export" for name in ("llm", "decoder", "vae")}
-    with pytest.raises(ValueError, match=r"the vae folder .* has no config.json"):
+    with pytest.raises(ValueError, match="There is no VAE in"):
         assemble_folder(tmp_path / "out", **(parts | {"vae": tmp_path}))
     assert not (tmp_path / "out").exists()
 

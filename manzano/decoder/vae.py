@@ -10,6 +10,7 @@ deviation 1. Images are (B, 3, H, W) in [-1, 1], latents (B, C, H / f, W / f).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from manzano.load_report import strict_report
+from manzano.weights import check_files, fetch
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -71,27 +75,53 @@ def build_vae(config: VAEConfig) -> AutoencoderKL:
     )
 
 
-def load_vae(path: str | Path) -> AutoencoderKL:
-    """The frozen VAE of a folder with `config.json` and `diffusion_pytorch_model.safetensors`.
+def vae_folder(source: str | Path) -> Path:
+    """The folder with `config.json` and weights: `source` itself or, of a whole FLUX or Stable
+    Diffusion repository, its `vae/`. A model of the Hugging Face hub is fetched into its cache.
 
-    Raises ValueError if the folder holds something else, or if any weight is missing or left over.
+    Raises:
+        ValueError: if there is no VAE, or one of another class than AutoencoderKL.
+    """
+    wanted = ("config.json", "diffusion_pytorch_model.safetensors")
+    root = fetch(source, (*wanted, *(f"vae/{name}" for name in wanted)))
+    folder = next((f for f in (root, root / "vae") if (f / "config.json").is_file()), None)
+    if folder is None:
+        raise ValueError(
+            f"There is no VAE in '{root}': expected a folder with the config.json and weights of a "
+            "diffusers AutoencoderKL, as the vae stage exports or as downloaded from a model hub, "
+            "or one that holds such a folder as vae/."
+        )
+    config = json.loads((folder / "config.json").read_text())
+    kind = config.get("_class_name") or " or ".join(config.get("architectures", ["nothing known"]))
+    if kind != "AutoencoderKL":
+        raise ValueError(
+            f"'{folder}' holds a {kind}, not an AutoencoderKL. The decoder works on latents with a "
+            "mean and one scale and shift: give the VAE of FLUX.1, Stable Diffusion 1 to 3 or SDXL."
+        )
+    if config.get("latents_mean") or config.get("latents_std"):
+        raise ValueError(
+            f"'{folder}' scales each latent channel by itself (latents_mean, latents_std), which "
+            "is not done here: give a VAE with one scaling_factor, such as FLUX.1's or SDXL's."
+        )
+    return folder
+
+
+def load_vae(source: str | Path) -> AutoencoderKL:
+    """The frozen VAE, in fp32, of a folder, of its repository, or of a name on the hub.
+
+    What was loaded is logged.
+
+    Raises:
+        ValueError: as `vae_folder`; if files are not whole, or any weight is missing or left over.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    if not (Path(path) / "config.json").is_file():
-        raise ValueError(
-            f"There is no VAE in '{path}': expected a folder with the config.json and weights of a "
-            "diffusers AutoencoderKL, as the vae stage exports or as downloaded from a model hub."
-        )
-    kind = AutoencoderKL.load_config(path).get("_class_name")  # pyright: ignore
-    if kind != "AutoencoderKL":
-        raise ValueError(f"'{path}' holds a {kind}, not an AutoencoderKL: pass the VAE's folder.")
-    vae, report = AutoencoderKL.from_pretrained(  # pyright: ignore
-        path, output_loading_info=True, ignore_mismatched_sizes=True
+    folder = vae_folder(source)
+    check_files(folder)
+    vae, info = AutoencoderKL.from_pretrained(  # pyright: ignore
+        folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    faults = {name: keys for name, keys in report.items() if keys}
-    if faults:
-        raise ValueError(f"The weights in '{path}' do not fit their config.json: {faults}.")
+    strict_report("VAE", str(folder), vae, info).log()
     return vae.eval().requires_grad_(False)
 
 

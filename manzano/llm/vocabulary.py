@@ -95,4 +95,6 @@ def joint_vocabulary(tokenizer: PreTrainedTokenizerBase, image_size: int) -> Joi
     rows = tokenizer.get_vocab()
     ids = {name: rows[token] for name, token in SPECIAL_TOKENS.items()}
     sizes = tuple(rows[token] for token in size_tokens)
-    return JointVocabulary(text_size=len(tokenizer), image_size=image_size, sizes=sizes, **ids)
+    # Not len(tokenizer): where a tokenizer leaves ids out, its last ones lie beyond its length.
+    text_size = max(rows.values()) + 1
+    return JointVocabulary(text_size=text_size, image_size=image_size, sizes=sizes, **ids)

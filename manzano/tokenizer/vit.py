@@ -4,6 +4,7 @@ Manzano (Sec. 3.2) shares one standard ViT between understanding and generation.
 name, with its own keyword arguments; pretrained weights come from timm's hub or from a local file.
 """
 
+import json
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,16 @@ from typing import cast
 import timm
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
+from timm.models import load_state_dict
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import Tensor
+
+from manzano.load_report import strict_report
+from manzano.weights import check_files, fetch
+
+_HEADS = ("attn_pool.", "head.")
+"""Beginnings of what timm's checkpoints have on top of the features: not used here."""
 
 
 def build_vit(name: str, image_size: int, conv_stem: bool = False, **kwargs) -> VisionTransformer:
@@ -67,35 +74,101 @@ def grid_features(vit: VisionTransformer, pixels: Tensor) -> Tensor:
 
 
 def load_vit(vit: VisionTransformer, source: str) -> None:
-    """Loads pretrained weights: a safetensors file or a folder that holds `vit.safetensors` (what
-    the `vision` stage exports), or `timm:NAME` for weights of timm's hub.
+    """Loads pretrained weights and logs what became of them.
+
+    The position embedding is resampled to the ViT's own grid (timm's bicubic), a patch projection
+    of other patches likewise; SigLIP's pooling head and a classifier are left behind.
+
+    Args:
+        source: `timm:NAME` (weights of timm's hub; NAME may have a tag), a model of the Hugging
+            Face hub or a folder in timm's hub format (`config.json`, `model.safetensors`), the
+            export of the `vision` stage (`vit.safetensors`), or a .safetensors or .pth file with
+            timm's parameter names.
 
     Raises:
-        ValueError: if the weights do not fit, with the names that differ.
-        FileNotFoundError: if there is no such file.
+        ValueError: if the weights are not found, not whole, or of another architecture.
     """
+    path = _find(source)
+    check_files(path)
+    if (path.parent / "config.json").is_file():
+        _require_same_computation(vit, json.loads((path.parent / "config.json").read_text()))
+    state = load_state_dict(str(path))
+    own = {name: tuple(value.shape) for name, value in vit.state_dict().items()}
+    dropped = sorted(n for n in state if n not in own and n.startswith(_HEADS))
+    kept = {name: value for name, value in state.items() if name not in dropped}
+    if kept.keys() == own.keys():
+        kept = checkpoint_filter_fn(kept, vit)
+    shapes = {
+        name: (tuple(state[name].shape), own[name])
+        for name in own.keys() & state.keys()
+        if tuple(state[name].shape) != own[name]
+    }
+    misfits = [(n, *s) for n, s in shapes.items() if tuple(kept[n].shape) != s[1]]
+    info = {
+        "missing_keys": own.keys() - kept.keys(),
+        "unexpected_keys": kept.keys() - own.keys(),
+        "mismatched_keys": misfits,
+    }
+    report = strict_report("ViT", source, vit, info, resized=shapes, dropped=dropped)
+    vit.load_state_dict(kept)
+    report.log()
+
+
+def _find(source: str) -> Path:
+    """The file with the weights."""
     if source.startswith("timm:"):
-        pretrained = timm.create_model(
-            source.removeprefix("timm:"), pretrained=True, num_classes=0, global_pool="",
-            img_size=vit.patch_embed.img_size,
-        )  # fmt: skip
-        state = pretrained.state_dict()
-    else:
-        path = Path(source)
-        path = path / "vit.safetensors" if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no ViT weights at {path}: give a .safetensors file, the export folder of the "
-                "`vision` stage, or timm:NAME"
-            )
-        state = load_file(path)
-    own = vit.state_dict()
-    faults = sorted(own.keys() ^ state.keys())
-    faults += [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    if faults:
+        name = source.removeprefix("timm:")
+        try:
+            config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError as error:
+            raise ValueError(f"{source}: {error} See timm.list_pretrained()") from error
+        if config is None or not config.hf_hub_id:
+            raise ValueError(f"{source}: timm has no weights of {name}; see timm.list_pretrained()")
+        source = config.hf_hub_id
+    path = fetch(source, ("config.json", "model.safetensors"))
+    if path.is_file():
+        return path
+    for name in ("vit.safetensors", "model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            return path / name
+    raise ValueError(
+        f"no ViT weights at {path}/vit.safetensors: give timm:NAME, a .safetensors or .pth file "
+        "with timm's names, a folder in timm's hub format, or the export of the `vision` stage"
+    )
+
+
+def _require_same_computation(vit: VisionTransformer, config: dict) -> None:
+    """Refuses weights that fit in shape but were trained with another activation, other heads or
+    another norm: `vit_large_patch16_siglip_256` and `_512` differ so.
+
+    Args:
+        config: `config.json` of timm's hub format.
+    """
+    name = config.get("architecture", "")
+    if not timm.is_model(name):
+        return  # of another library: the parameters' names will tell
+    arguments = {
+        key: value
+        for key, value in config.get("model_args", {}).items()
+        if key not in ("num_classes", "global_pool", "img_size", "pretrained")
+    }
+    with torch.device("meta"):
+        source = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    trained, own = _computation(cast(VisionTransformer, source)), _computation(vit)
+    if differing := [f"{k} {trained[k]} (here {own[k]})" for k in own if own[k] != trained[k]]:
         raise ValueError(
-            f"the ViT weights of {source} do not fit this ViT: {len(faults)} parameters differ, "
-            f"e.g. {faults[:4]}. Give the same timm name and arguments as they were trained with"
+            f"these weights were trained as timm's {name}, with {', '.join(differing)}: set the "
+            f"ViT's name to {name}"
         )
-    with torch.no_grad():
-        vit.load_state_dict(state)
+
+
+def _computation(vit: VisionTransformer) -> dict[str, object]:
+    """What the parameters' shapes do not tell."""
+    block = vit.blocks[0]
+    assert isinstance(block, Block)
+    return {
+        "activation": type(block.mlp.act).__name__,
+        "heads": block.attn.num_heads,
+        "norm": type(block.norm1).__name__,
+        "eps": getattr(block.norm1, "eps", None),
+    }

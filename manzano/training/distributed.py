@@ -5,9 +5,11 @@ sets OMP_NUM_THREADS=1 unless told otherwise; `loop.threads` overrides it.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -63,6 +65,24 @@ def shut_down() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def turn() -> Iterator[None]:
+    """Wait until no other rank of this node is in here: for what takes much memory, but not long.
+
+    No collective may be called inside: the other ranks are waiting. A rank that dies gives its turn
+    back.
+    """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    import fcntl  # where there are several ranks there is POSIX
+
+    name = f"manzano-{os.getuid()}-{os.environ['MASTER_PORT']}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield
+
+
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The submodules to shard and compile as units: those of a class that `_no_split_modules`
     names.
@@ -81,12 +101,14 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def parallelize(model: nn.Module, world: World, *, bf16: bool) -> None:
-    """Shard the trainable parameters over the ranks, in place; a single process is left as it is.
+    """Move the model to the device and, of several ranks, shard its trainable parameters, in place.
 
-    Frozen parameters stay whole on every rank, so that a frozen part may run on one rank and not on
-    another. Gradients are averaged over ranks: scale the loss by `world.size` where a sum is meant.
+    Block by block, so that the device never holds all of them whole. Frozen parameters stay whole
+    on every rank, so that a frozen part may run on one rank and not on another. Gradients are
+    averaged over ranks: scale the loss by `world.size` where a sum is meant.
     """
     if world.size == 1:
+        model.to(world.device)
         return
     mesh = init_device_mesh(world.device.type, (world.size,))
     frozen = {p for p in model.parameters() if not p.requires_grad}
@@ -95,6 +117,8 @@ def parallelize(model: nn.Module, world: World, *, bf16: bool) -> None:
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for module in [*reversed(blocks(model)), model]:  # inner modules first
         fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=frozen)
+    for tensor in (*frozen, *model.buffers()):
+        tensor.data = tensor.data.to(world.device)
 
 
 @contextmanager

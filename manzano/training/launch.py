@@ -3,6 +3,7 @@
 import difflib
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
@@ -40,7 +41,12 @@ def run(stage_name: str, argv: Sequence[str]) -> Path:
 
     random_state.seed(config.loop.seed)  # the same initial weights on every rank
     try:
-        export = train(stage_class(config), config)
+        distributed.setup(config.loop.device)
+        with (
+            ExitStack() as turn
+        ):  # of a node's ranks, one at a time has the whole model on the host
+            turn.enter_context(distributed.turn())
+            export = train(stage_class(config), config, placed=turn.close)
     except Interrupted as stopped:
         distributed.shut_down()
         logger.warning("%s", stopped)

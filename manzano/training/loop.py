@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ from manzano.training.stage import Stage, to_device
 logger = logging.getLogger(__name__)
 
 
-def train(stage: Stage, config: TrainConfig) -> Path:
+def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lambda: None) -> Path:
     """Train `stage` for `config.loop.max_steps` steps and export it; returns the folder of the
-    export.
+    export. `placed` is called once the model is sharded and on its device.
 
     Raises Interrupted after saving at SIGTERM or SIGINT; RuntimeError where a figure is not finite
     or the newest checkpoint is damaged; ValueError for a checkpoint of another run; OSError where
@@ -49,11 +49,13 @@ def train(stage: Stage, config: TrainConfig) -> Path:
     world = distributed.setup(loop.device)
     if loop.threads:
         torch.set_num_threads(loop.threads)
-    model = stage.model.to(world.device)
+    model = stage.model
     if loop.compile:
         for block in distributed.blocks(model) or [model]:
             block.compile()
     distributed.parallelize(model, world, bf16=loop.precision == "bf16")
+    placed()
+    world.barrier()  # over gloo, which waits longer than nccl for ranks whose turn is not yet over
     optimizer = build_optimizer(model, optim)
     ema = MovingAverage(model, optim.ema_decay) if optim.ema_decay else None
     loader = stage.batches(rank=world.rank, world_size=world.size)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from manzano.decoder.dit_air import DiTAir
@@ -14,6 +15,7 @@ from manzano.decoder.vae import (
     load_vae,
     vae_loss,
 )
+from tests.checkpoints import FLUX, SD, save_vae
 
 CONFIG = VAEConfig(block_out_channels=(4, 8, 8), latent_channels=3, norm_num_groups=4)
 
@@ -88,7 +90,9 @@ def test_a_folder_of_another_model_is_explained(tmp_path):
     DiTAir(num_layers=1, width=16, head_dim=16, in_channels=4, condition_width=8).save_pretrained(
         tmp_path
     )
-    with pytest.raises(ValueError, match="holds a DiTAir, not an AutoencoderKL"):
+    with pytest.raises(
+        ValueError, match="holds a DiTAir, not an AutoencoderKL.*give the VAE of FLUX"
+    ):
         load_vae(tmp_path)
 
 
@@ -111,3 +115,52 @@ def test_weights_that_do_not_fit_the_config_are_refused(vae, tmp_path):
 def test_channels_that_do_not_divide_into_groups_are_refused():
     with pytest.raises(ValueError, match="multiples of norm_num_groups 8"):
         VAEConfig(block_out_channels=(12, 24))
+
+
+@pytest.mark.parametrize(("name", "settings"), [("FLUX", FLUX), ("SD", SD)])
+def test_the_vae_of_a_whole_pipeline_folder_is_found_and_scaled_as_it_says(
+    tmp_path, hub, name, settings
+):
+    folder = save_vae(tmp_path / name, settings)
+    hub(f"someone/{name}", folder)
+    original = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    pixels = torch.rand(2, 3, 16, 24) * 2 - 1
+    with torch.no_grad():
+        mode = original.encode(pixels).latent_dist.mode()
+        latents = (mode - settings.get("shift_factor", 0.0)) * settings["scaling_factor"]
+        painted = original.decode(mode).sample.clamp(-1, 1)
+    for source in (folder, folder / "vae", f"someone/{name}"):
+        vae = load_vae(source)
+        torch.testing.assert_close(encode(vae, pixels), latents, rtol=0, atol=1e-6)
+        assert latents.shape == (2, settings["latent_channels"], 2, 3)
+        torch.testing.assert_close(decode(vae, latents), painted, rtol=0, atol=1e-5)
+
+
+def test_a_vae_in_bf16_works_in_fp32(tmp_path):
+    save_vae(tmp_path, FLUX)
+    AutoencoderKL.from_pretrained(tmp_path / "vae").to(torch.bfloat16).save_pretrained(tmp_path)
+    assert {p.dtype for p in load_vae(tmp_path).parameters()} == {torch.float32}
+
+
+def test_what_was_loaded_is_logged(tmp_path, caplog):
+    caplog.set_level("INFO", "manzano")
+    vae = load_vae(save_vae(tmp_path, SD))
+    count, numbers = len(vae.state_dict()), sum(p.numel() for p in vae.parameters())
+    assert (
+        f"VAE from {tmp_path / 'vae'}: {count} tensors taken, {numbers / 1e6:.2f}M" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_class_name": "AutoencoderDC"}, "holds a AutoencoderDC, not an AutoencoderKL"),
+        ({"_class_name": None, "architectures": ["Qwen3ForCausalLM"]}, "holds a Qwen3ForCausalLM"),
+        ({"latents_mean": [0.1] * 4}, "scales each latent channel by itself"),
+    ],
+)
+def test_other_autoencoders_are_refused_by_name(tmp_path, change, message):
+    file = save_vae(tmp_path, SD) / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load_vae(tmp_path)

@@ -44,6 +44,7 @@ def spawn(forkserver, tmp_path) -> Iterator[Callable[..., tuple[list[BaseProcess
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(ranks),
+                "LOCAL_WORLD_SIZE": str(ranks),
                 "MASTER_ADDR": "localhost",
                 "MASTER_PORT": str(port),
             }

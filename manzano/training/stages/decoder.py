@@ -21,6 +21,7 @@ from manzano.decoder.dit_air import PRESETS, DiTAir
 from manzano.decoder.flow import flow_matching_loss, resolution_shift
 from manzano.decoder.sampling import sample
 from manzano.decoder.vae import decode, encode, load_vae
+from manzano.load_report import strict_report
 from manzano.tokenizer.hybrid import HybridTokenizer
 from manzano.training.config import TrainConfig
 from manzano.training.kept import Kept
@@ -90,7 +91,11 @@ class Stage:
         self.tokenizer = HybridTokenizer.load(config.tokenizer).eval().requires_grad_(False)
         self.vae = load_vae(config.vae)
         if config.start:
-            self.model = DiTAir.from_pretrained(config.start, dtype=torch.float32)
+            self.model, info = DiTAir.from_pretrained(  # pyright: ignore
+                config.start, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            strict_report("decoder", config.start, self.model, info).log()
         else:
             self.model = build_decoder(
                 config.model, in_channels=self.vae.config["latent_channels"],

@@ -19,10 +19,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipImageProc
 from manzano.configuration import ManzanoConfig
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.data_mix.schema import read_samples
-from manzano.llm.backbone import language_config, load_pretrained
+from manzano.llm.backbone import build_language_model
 from manzano.llm.image_rows import init_image_rows
 from manzano.llm.loss import count_targets
 from manzano.llm.vocabulary import joint_vocabulary
+from manzano.load_report import strict_report
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.processing import ManzanoProcessor
 from manzano.tokenizer.hybrid import HybridTokenizer, freeze_for_llm, resize_continuous
@@ -76,18 +77,16 @@ def assemble(
 ) -> ManzanoForConditionalGeneration:
     """A new Manzano over a joint vocabulary; its language model is new or pretrained."""
     vocabulary = joint_vocabulary(text, vision.config.codebook_size)
-    pretrained = load_pretrained(llm, vocabulary.size)
-    text_config = pretrained.config if pretrained is not None else language_config(llm)
-    resize_continuous(vision, text_config.hidden_size)
+    language_model = build_language_model(llm, text, vocabulary)
+    init_image_rows(language_model, vision.config.levels, vocabulary)
+    resize_continuous(vision, language_model.config.hidden_size)
     config = ManzanoConfig(
-        vision_config=vision.config.to_dict(), text_config=text_config,
+        vision_config=vision.config.to_dict(), text_config=language_model.config,
         vocabulary=vocabulary.to_dict(), image_weight=image_weight,
     )  # fmt: skip
-    model = ManzanoForConditionalGeneration(config)
-    model.vision.load_state_dict(vision.state_dict())
-    if pretrained is not None:
-        model.language_model.load_state_dict(pretrained.state_dict())
-    init_image_rows(model.language_model, vision.config.levels, vocabulary)
+    with torch.device("meta"):  # the parts are there already: hold no second copy of them
+        model = ManzanoForConditionalGeneration(config)
+    model.vision, model.language_model = vision, language_model
     return model
 
 
@@ -111,9 +110,11 @@ class Stage:
     def __init__(self, config: Config):
         self.config = config
         if config.start:
-            self.model = ManzanoForConditionalGeneration.from_pretrained(
-                config.start, dtype=torch.float32
-            )
+            self.model, info = ManzanoForConditionalGeneration.from_pretrained(  # pyright: ignore
+                config.start, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            strict_report("Manzano", config.start, self.model, info).log()
             self.model.config.image_weight = config.image_weight
             self.processor = ManzanoProcessor.from_pretrained(config.start)
             self.processor.max_length = max(self.processor.max_length, config.row_length)

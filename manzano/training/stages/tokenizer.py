@@ -14,10 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
-from manzano.llm.backbone import language_config, load_pretrained
+from manzano.llm.backbone import build_language_model
 from manzano.llm.loss import count_targets, unified_loss
 from manzano.llm.vocabulary import JointVocabulary, joint_vocabulary
 from manzano.model import splice
@@ -46,8 +51,8 @@ class Config(TrainConfig):
     tokenizer: HybridTokenizerConfig = HybridTokenizerConfig()
     """Sizes of the vision tokenizer; left out, and not read, where start brings one."""
     vit_weights: str = ""
-    """Pretrained ViT: a .safetensors file, the export folder of the vision stage, or timm:NAME; ""
-    starts from random weights."""
+    """Pretrained ViT: timm:NAME, a file, or a folder (see `load_vit`); "" starts from random
+    weights."""
     llm: dict[str, Any] = field(default_factory=dict)
     """The small language model: model_type and its settings, or {pretrained: NAME}."""
     row_length: int = 2048
@@ -110,8 +115,10 @@ class AlignmentModel(nn.Module):
         return out.logits, ids
 
 
-def new_parts(config: Config, rows: int) -> tuple[HybridTokenizer, PreTrainedModel]:
-    """The vision tokenizer and a language model of `rows` tokens, as `config` describes them.
+def new_parts(
+    config: Config, text: PreTrainedTokenizerBase, vocabulary: JointVocabulary
+) -> tuple[HybridTokenizer, PreTrainedModel]:
+    """The vision tokenizer and the small language model that `config` describes.
 
     Raises:
         ValueError: if their widths differ.
@@ -119,10 +126,7 @@ def new_parts(config: Config, rows: int) -> tuple[HybridTokenizer, PreTrainedMod
     vision = HybridTokenizer(config.tokenizer)
     if config.vit_weights:
         load_vit(vision.vit, config.vit_weights)
-    language_model = load_pretrained(config.llm, rows)
-    if language_model is None:
-        settings = language_config({**config.llm, "vocab_size": rows})
-        language_model = AutoModelForCausalLM.from_config(settings)
+    language_model = build_language_model(config.llm, text, vocabulary)
     width = language_model.config.hidden_size
     if (config.tokenizer.width, config.tokenizer.discrete_width) != (width, width):
         raise ValueError(
@@ -162,11 +166,10 @@ class Stage:
         self.config = config
         self.text = AutoTokenizer.from_pretrained(config.text_tokenizer)
         self.vocabulary = joint_vocabulary(self.text, image_size=0)
-        rows = self.vocabulary.size
         if config.start:
-            vision, language_model = trained_parts(config.start, rows)
+            vision, language_model = trained_parts(config.start, self.vocabulary.size)
         else:
-            vision, language_model = new_parts(config, rows)
+            vision, language_model = new_parts(config, self.text, self.vocabulary)
         self.model = AlignmentModel(vision, language_model, self.vocabulary)
         self.batches_seen = 0
 
@@ -235,3 +238,4 @@ class Stage:
         on, and a unified one of its size may start where there is no pretrained one."""
         self.model.vision.save(directory)
         self.model.language_model.save_pretrained(directory / "llm")
+        self.text.save_pretrained(directory / "llm")  # says which rows are trained tokens

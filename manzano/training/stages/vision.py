@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, SiglipTextConfig, SiglipTextModel
 from manzano.data_mix.encoders import CaptionBatch, CaptionEncoder
 from manzano.llm.vocabulary import joint_vocabulary
 from manzano.tokenizer.spatial_to_channel import SpatialToChannel
-from manzano.tokenizer.vit import build_vit, grid_features
+from manzano.tokenizer.vit import build_vit, grid_features, load_vit
 from manzano.training.config import TrainConfig
 from manzano.training.stages.data import DataConfig, open_loader
 
@@ -38,6 +38,8 @@ class Config(TrainConfig):
     """Keyword arguments of timm.create_model."""
     conv_stem: bool = False
     """Three strided convolutions in place of the patch projection."""
+    vit_weights: str = ""
+    """Pretrained ViT to go on from, as in the tokenizer stage; "" starts from random weights."""
     image_size: int = 672
     """Pixels, side of the square."""
     text_width: int = 1024
@@ -116,8 +118,10 @@ class Stage:
     def __init__(self, config: Config):
         self.config = config
         self.tokenizer = AutoTokenizer.from_pretrained(config.text_tokenizer)
-        joint_vocabulary(self.tokenizer, image_size=0)  # which sees to a token for padding
-        self.model = ContrastiveModel(config, vocab_size=len(self.tokenizer))
+        vocabulary = joint_vocabulary(self.tokenizer, image_size=0)  # sees to a token for padding
+        self.model = ContrastiveModel(config, vocab_size=vocabulary.size)
+        if config.vit_weights:
+            load_vit(self.model.vit, config.vit_weights)
 
     def batches(self, *, rank: int, world_size: int):
         encoder = CaptionEncoder(

@@ -80,7 +80,7 @@ def test_two_ranks_equal_one_process_where_one_of_them_sees_no_picture(
     for rank in range(2):
         torchrun = {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-            "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+            "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
         }  # fmt: skip
         arguments = (tmp_path / "two.yaml", torchrun, tmp_path / f"stderr-{rank}")
         processes.append(forkserver.Process(target=child, args=arguments))
