@@ -51,12 +51,12 @@ def test_text_logits_are_the_same_before_and_after_the_vocabulary_grows(tmp_path
     folder = save_qwen3(tmp_path, sharded=sharded, tie_word_embeddings=tied)
     assert (folder / "model.safetensors.index.json").exists() == sharded
     before, after, vocabulary = before_and_after(folder)
-    assert (vocabulary.text_size, after.config.vocab_size) == (266, 302)
+    assert (vocabulary.text_size, after.config.vocab_size) == (278, 314)
     ids = torch.arange(258)[None]
     with torch.no_grad():
         assert torch.equal(after(ids).logits[..., :258], before(ids).logits[..., :258])
     tables = after.get_input_embeddings().weight, after.get_output_embeddings().weight
-    assert all(table.shape == (302, 32) for table in tables)
+    assert all(table.shape == (314, 32) for table in tables)
     assert (tables[0] is tables[1]) == tied
 
 
@@ -78,12 +78,12 @@ def test_rows_of_new_tokens_are_drawn_like_the_known_ones_never_left_over(tmp_pa
     _, after, vocabulary = before_and_after(folder)
     init_image_rows(after, (4, 3, 3), vocabulary)
     table = after.get_input_embeddings().weight.detach()
-    known, drawn = table[:258], table[258:266]
+    known, drawn = table[:258], table[258:278]
     torch.testing.assert_close(drawn.std(), known.std(), rtol=0.15, atol=0)
     assert table.abs().max() < 3
-    assert len(drawn.unique(dim=0)) == 8
-    assert f"resized token tables: ({rows},) -> (302,)" in caplog.text
-    assert "new text rows 258 to 265, image rows 266 to 301" in caplog.text
+    assert len(drawn.unique(dim=0)) == 20
+    assert f"resized token tables: ({rows},) -> (314,)" in caplog.text
+    assert "new text rows 258 to 277, image rows 278 to 313" in caplog.text
     assert ("dropped rows 258" in caplog.text) == (rows > 258)
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manzano.decoder.vae import encode, load_vae
-from manzano.llm.vocabulary import SPECIAL_TOKENS
+from manzano.llm.vocabulary import SIZE_TOKENS, SPECIAL_TOKENS
 from manzano.tokenizer.hybrid import HybridTokenizerConfig
 from manzano.training import random_state
 from manzano.training.stages import decoder, llm, tokenizer, vision
@@ -59,8 +59,10 @@ def test_the_tokenizer_stage_trains_siglip_under_qwen3_and_the_llm_stage_goes_on
         text_tokenizer=str(published / "qwen3"), llm={"pretrained": str(export / "llm")},
     )  # fmt: skip
     stage = trained("llm", config)
-    assert stage.model.vocabulary.size == 266 + 36
-    assert "new image rows 266 to 301" in caplog.text  # the special tokens' rows are trained
+    assert stage.model.vocabulary.size == 278 + 36
+    assert (
+        "new text rows 266 to 277, image rows 278 to 313" in caplog.text
+    )  # special tokens' rows are trained
     assert not any(p.is_meta for p in stage.model.state_dict().values())
 
 
@@ -74,7 +76,7 @@ def test_text_logits_of_qwen3_are_the_same_in_the_unified_model(ingredients, pub
         after = stage.model.eval()(input_ids=ids).logits
         assert torch.equal(after[..., : len(text)], before(ids).logits[..., : len(text)])
     rows = stage.model.get_input_embeddings().weight
-    assert len(rows) == len(text) + len(SPECIAL_TOKENS) + 36
+    assert len(rows) == len(text) + len(SPECIAL_TOKENS) + len(SIZE_TOKENS) + 36
     assert len(rows.unique(dim=0)) == len(rows)
 
 
