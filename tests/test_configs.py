@@ -132,6 +132,13 @@ def test_the_ladder_climbs_from_256_to_2048():
         assert read(path).image_size == side == 256
 
 
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "decoder"], ids=str)
+def test_a_rung_keeps_shapes_and_leaves_out_what_is_smaller(path):
+    config = read(path)
+    assert config.buckets
+    assert config.min_short_side == config.image_size
+
+
 @pytest.mark.parametrize(
     ("name", "shares"), [("1b", (40, 40, 20)), ("cpt", (40, 40, 20)), ("sft", (41, 45, 14))]
 )
