@@ -4,8 +4,8 @@ trained.
 A pretrained VAE (FLUX.1-schnell's, SDXL's) is the better choice wherever one is at hand. The small
 one that `VAEConfig` describes exists so that the whole model can be trained from nothing.
 
-Pictures of more than 1024 x 1024 pixels pass through it in tiles, so that 2048 x 2048 take the
-memory of one tile.
+Pictures larger than 1024 x 1024 pixels, in area, pass through it in tiles, so that 2048 x 2048 take
+the memory of one tile.
 
 The decoder works on scaled latents, (z - shift_factor) * scaling_factor, whose mean is 0 and
 deviation 1. Images are (B, 3, H, W) in [-1, 1], latents (B, C, H / f, W / f).
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 TILE = 1024
-"""Pixels, side of the square up to whose area a picture passes through the VAE whole."""
+"""Pixels, side of a tile."""
+WHOLE = 1.1 * TILE**2
+"""Pixels that pass through the VAE at once: a tile's, and what rounded sides may add to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +111,10 @@ def pixels_per_latent(vae: AutoencoderKL) -> int:
 
 @contextmanager
 def _tiled(vae: AutoencoderKL, height: int, width: int) -> Iterator[None]:
-    """diffusers' tiles of TILE pixels, overlapping by a quarter, for a picture of more pixels than
-    one of them; any other is computed whole."""
+    """diffusers' tiles, overlapping by a quarter, for a picture of more pixels than WHOLE."""
     vae.tile_sample_min_size = TILE  # diffusers' own is that of the training: 32 for our small VAE
     vae.tile_latent_min_size = TILE // pixels_per_latent(vae)
-    if height * width > TILE**2:
+    if height * width > WHOLE:
         vae.enable_tiling()
     try:
         yield

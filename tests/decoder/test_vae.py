@@ -4,8 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from manzano.data_mix.sizes import RATIOS, bucket_size
 from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.vae import (
+    WHOLE,
     VAEConfig,
     build_vae,
     decode,
@@ -64,7 +66,13 @@ def large_picture(height: int, width: int) -> torch.Tensor:
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-@pytest.mark.parametrize("size", [(1024, 1024), (512, 2048)])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_no_bucket_of_the_1024_px_rung_is_tiled(ratio):
+    height, width = bucket_size(ratio, 1024, 16)
+    assert height * width <= WHOLE
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (592, 1776)])
 @torch.no_grad()
 def test_a_picture_of_the_area_of_a_tile_is_not_tiled(vae, size):
     images = large_picture(*size)
