@@ -14,7 +14,7 @@ from manzano.data_mix.transforms import normalize_transform, resize_transform, t
 from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.flow import resolution_shift
 from manzano.decoder.sampling import sample
-from manzano.decoder.vae import decode, encode
+from manzano.decoder.vae import decode, encode, pixels_per_latent
 from manzano.drawing import DrawingSettings
 from manzano.tokenizer.hybrid import HybridTokenizer
 from manzano.watch import Watch
@@ -49,7 +49,7 @@ class Painter:
     @property
     def factor(self) -> int:
         """Pixels to a latent, along one side."""
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return pixels_per_latent(self.vae)
 
     @property
     def step(self) -> int:

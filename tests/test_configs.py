@@ -184,6 +184,13 @@ def test_the_tokens_of_a_run_are_those_of_the_paper(name, tokens):
     assert seen == pytest.approx(tokens, rel=1e-4)
 
 
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "decoder"], ids=str)
+def test_a_rung_keeps_shapes_and_leaves_out_what_is_smaller(path):
+    config = read(path)
+    assert config.buckets
+    assert config.min_short_side == config.image_size
+
+
 @pytest.mark.parametrize(
     ("name", "shares"), [("1b", (40, 40, 20)), ("cpt", (40, 40, 20)), ("sft", (41, 45, 14))]
 )

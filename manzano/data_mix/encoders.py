@@ -6,23 +6,33 @@ list of examples into a batch (`collate`). `manzano.data_mix.loader` runs them i
 
 import random
 from dataclasses import dataclass, fields
+from typing import NamedTuple, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from manzano.data_mix.schema import Sample
 from manzano.data_mix.sequences import TokenSequence, sequences, unconditional
+from manzano.data_mix.sizes import RATIOS, bucket_size, nearest_ratio
 from manzano.data_mix.tiles import check_max_tiles, grid, split
-from manzano.data_mix.transforms import pixel_transform
+from manzano.data_mix.transforms import (
+    crop_to_shape,
+    normalize_transform,
+    pixel_transform,
+    resize_transform,
+)
 from manzano.llm.loss import IGNORE
 from manzano.llm.vocabulary import SPECIAL_TOKENS
+
+AnyBatch = TypeVar("AnyBatch", bound="Batch")
 
 
 class Batch:
     """Base of the batches: dataclasses of tensors (or None)."""
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self: AnyBatch, device: torch.device | str) -> AnyBatch:
         """The same batch on another device."""
         moved = {
             f.name: v.to(device, non_blocking=True)
@@ -36,37 +46,129 @@ class Batch:
 @dataclass
 class PictureBatch(Batch):
     """`pixels` (B, 3, H, W); where a picture edits another, that one is in `reference`, of the same
-    shape, and `has_reference` (B,) is True. `reference` is None where no picture has one."""
+    shape, and `has_reference` (B,) is True. `reference` is None where no picture has one.
+
+    `tokenizer_pixels` (B, 3, S, S) are the same pictures as the vision tokenizer sees them, None
+    where `pixels` are."""
 
     pixels: Tensor
     reference: Tensor | None
     has_reference: Tensor
+    tokenizer_pixels: Tensor | None = None
+
+    @property
+    def seen(self) -> Tensor:
+        """What the vision tokenizer sees, (B, 3, S, S)."""
+        return self.pixels if self.tokenizer_pixels is None else self.tokenizer_pixels
+
+
+class PictureExample(NamedTuple):
+    """One picture of a `PictureBatch`, in uint8: a quarter of the memory while it waits for others
+    of its shape."""
+
+    pixels: Tensor
+    reference: Tensor | None
+    tokenizer_pixels: Tensor | None
 
 
 class PictureEncoder:
-    """The picture to be drawn, or else each picture shown, for the `vae` and `decoder` stages; with
-    `references`, also those that are edited."""
+    """The picture to be drawn, or else one of those shown, for the `vae` and `decoder` stages;
+    stretched to a square.
 
-    def __init__(self, image_size: int, *, references: bool = False):
-        self.transform = pixel_transform(image_size)
+    Args:
+        image_size: pixels, side of the square.
+        references: take the pictures that are edited as well.
+        tokenizer_size: pixels, side of the vision tokenizer's input, which is made from the same
+            picture where it differs; 0 for none.
+        min_short_side: pixels; a picture whose shorter side has fewer is passed over.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        references: bool = False,
+        tokenizer_size: int = 0,
+        min_short_side: int = 0,
+    ):
+        self.image_size = image_size
         self.references = references
+        self.tokenizer_size = tokenizer_size
+        self.min_short_side = min_short_side
+        self.normalize = normalize_transform()
 
-    def encode(self, sample: Sample) -> tuple[Tensor, Tensor | None] | None:
-        if sample.target is not None:
-            edits = self.references and sample.images
-            reference = self.transform(sample.images[0]) if edits else None
-            return self.transform(sample.target), reference
-        if not sample.images:
+    def encode(self, sample: Sample) -> PictureExample | None:
+        if sample.target is None and not sample.images:
             return None
-        return self.transform(random.choice(sample.images)), None
+        picture = random.choice(sample.images) if sample.target is None else sample.target
+        size = self.size(picture)
+        if size is None or min(picture.size) < self.min_short_side:
+            return None
+        edited = self.references and sample.target is not None and sample.images
+        reference = self.crop(sample.images[0], size) if edited else None
+        picture, resize, square = self.crop(picture, size), resize_transform(*size), None
+        if self.tokenizer_size and size != (self.tokenizer_size, self.tokenizer_size):
+            square = resize_transform(self.tokenizer_size, self.tokenizer_size)(picture)
+        return PictureExample(
+            resize(picture), None if reference is None else resize(reference), square
+        )
 
-    def collate(self, examples: list[tuple[Tensor, Tensor | None]]) -> PictureBatch:
-        pixels = torch.stack([target for target, _ in examples])
-        has_reference = torch.tensor([r is not None for _, r in examples])
-        blank, reference = torch.zeros_like(pixels[0]), None
+    def size(self, picture: Image.Image) -> tuple[int, int] | None:
+        """Height and width that the picture gets; None if there is no good one."""
+        return self.image_size, self.image_size
+
+    def crop(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """The part of the picture that is stretched to that size."""
+        return picture
+
+    def collate(self, examples: list[PictureExample]) -> PictureBatch:
+        pixels = self.normalize(torch.stack([example.pixels for example in examples]))
+        references = [example.reference for example in examples]
+        has_reference = torch.tensor([r is not None for r in references])
+        reference = None
         if has_reference.any():
-            reference = torch.stack([blank if r is None else r for _, r in examples])
-        return PictureBatch(pixels=pixels, reference=reference, has_reference=has_reference)
+            blank = torch.zeros_like(pixels[0])
+            reference = torch.stack([blank if r is None else self.normalize(r) for r in references])
+        squares = [e.tokenizer_pixels for e in examples if e.tokenizer_pixels is not None]
+        return PictureBatch(
+            pixels=pixels,
+            reference=reference,
+            has_reference=has_reference,
+            tokenizer_pixels=self.normalize(torch.stack(squares)) if squares else None,
+        )
+
+
+class BucketEncoder(PictureEncoder):
+    """Pictures cropped, from the middle, to the nearest of `RATIOS` in place of stretched; a batch
+    holds one of them.
+
+    A crop takes less than a fifth, except beyond 1 : 4. A picture that would lose more than half
+    there, such as a page longer than eight times its width, is passed over.
+
+    Args:
+        image_size: pixels; the area of every bucket is about that of the square of this side.
+        step: pixels; all sides are multiples of it.
+        options: of `PictureEncoder`.
+
+    Raises:
+        ValueError: if `image_size` is no multiple of `step`.
+    """
+
+    def __init__(self, image_size: int, *, step: int, **options):
+        super().__init__(image_size, **options)
+        self.sizes = {ratio: bucket_size(ratio, image_size, step) for ratio in RATIOS}
+
+    def size(self, picture: Image.Image) -> tuple[int, int] | None:
+        height, width = self.sizes[nearest_ratio(picture.height, picture.width)]
+        stretch = picture.height * width / (picture.width * height)
+        return (height, width) if 0.5 <= stretch <= 2 else None
+
+    def crop(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return crop_to_shape(picture, *size)
+
+    def group(self, example: PictureExample) -> tuple[int, ...]:
+        """The bucket of an example: height and width."""
+        return tuple(example.pixels.shape[1:])
 
 
 @dataclass

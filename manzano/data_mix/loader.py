@@ -11,10 +11,10 @@ encoder (`random`, `numpy.random`, `torch`) are seeded by sample, so a resumed r
 import logging
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 SLICE = 100
 """Samples that are read in a row before the reader jumps elsewhere in its shards."""
+
+PASSED_OVER = 10_000
+"""Samples of no use in a row, of one worker, after which the mixture is taken to hold no others."""
 
 
 class Encoder(Protocol):
@@ -70,6 +73,17 @@ class PackingEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class GroupingEncoder(Protocol):
+    """An encoder whose examples share a batch only with others of their group."""
+
+    def encode(self, sample: Sample) -> Any: ...
+
+    def collate(self, examples: list[Any]) -> Any: ...
+
+    def group(self, example: Any) -> Hashable: ...
+
+
 @edataclass
 class _Held(EnergonSample):
     """Anything on its way through energon, with the key by which energon finds it again."""
@@ -89,9 +103,10 @@ class SampleEncoder(DefaultTaskEncoder):
     decoder = None  # energon hands over the bytes; `decode_sample` reads them
     cookers = (Cooker(_hold),)
 
-    def __init__(self, encoder: Encoder | PackingEncoder):
+    def __init__(self, encoder: Encoder):
         super().__init__()
         self.encoder = encoder
+        self.passed_over = 0
 
     @stateless
     def encode_sample(self, sample: _Held) -> _Held:
@@ -102,8 +117,20 @@ class SampleEncoder(DefaultTaskEncoder):
         except ValueError as error:
             raise ValueError(f"{_place(sample)}: {error}") from error
         if example is None:
-            raise SkipSample
+            self._pass_over()
+        self.passed_over = 0
         return _Held.derive_from(sample, value=example)
+
+    def _pass_over(self) -> NoReturn:
+        """Energon would look for a sample of use without end."""
+        self.passed_over += 1
+        if self.passed_over >= PASSED_OVER:
+            raise ValueError(
+                f"the last {PASSED_OVER:,} samples were all of no use to the stage (no picture, or "
+                "one too small or too long): give the mixture sources that it can use, or lower "
+                "min_short_side"
+            )
+        raise SkipSample
 
     def _sample_seed(self) -> int:
         config = WorkerConfig.active_worker_config
@@ -123,6 +150,14 @@ class SampleEncoder(DefaultTaskEncoder):
     @stateless
     def batch(self, samples: list[_Held]) -> Any:
         return self.encoder.collate([sample.value for sample in samples])
+
+
+class GroupedSampleEncoder(SampleEncoder):
+    """Runs a `GroupingEncoder`: a batch is full when its group has `batch_size` examples."""
+
+    def batch_group_criterion(self, sample: _Held) -> tuple[Hashable, None]:
+        assert isinstance(self.encoder, GroupingEncoder)
+        return self.encoder.group(sample.value), None
 
 
 @contextmanager
@@ -146,7 +181,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def build_loader(
     mixture: MixtureConfig,
-    encoder: Encoder | PackingEncoder,
+    encoder: Encoder,
     *,
     batch_size: int,
     seed: int,
@@ -181,7 +216,7 @@ def build_loader(
     Raises:
         ValueError: The mixture cannot be read, a number is out of range, or `packing_buffer` is
             given with an encoder that cannot pack. While iterating: a sample cannot be decoded or
-            encoded; names shard and key.
+            encoded; names shard and key. Or the encoder has no use for any sample.
     """
     if batch_size < 1 or num_workers < 0 or shuffle_buffer < 1 or not 0 <= rank < world_size:
         raise ValueError(
@@ -193,6 +228,7 @@ def build_loader(
             f"{type(encoder).__name__} cannot pack: it lacks row_length or length; leave "
             "packing_buffer out"
         )
+    task_encoder = GroupedSampleEncoder if isinstance(encoder, GroupingEncoder) else SampleEncoder
     worker_config = WorkerConfig(
         rank=rank,
         world_size=world_size,
@@ -208,7 +244,7 @@ def build_loader(
             packing_buffer_size=packing_buffer,
             shuffle_buffer_size=shuffle_buffer,
             max_samples_per_sequence=SLICE,
-            task_encoder=SampleEncoder(encoder),
+            task_encoder=task_encoder(encoder),
         )
     loader = get_savable_loader(dataset)
     loader.pin_memory = torch.accelerator.is_available()  # energon asks for it even without one

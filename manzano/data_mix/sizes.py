@@ -30,7 +30,11 @@ def bucket_size(ratio: Ratio, side: int, step: int) -> tuple[int, int]:
         ValueError: if `side` is no multiple of `step`, or less than one.
     """
     if side < step or side % step:
-        raise ValueError(f"the side of pictures must be a multiple of {step} pixels, got {side}")
+        below = side // step * step
+        nearest = f"{below} or {below + step}" if below else f"{step}"
+        raise ValueError(
+            f"the side of pictures must be a multiple of {step} pixels, got {side}: take {nearest}"
+        )
     stretch = math.sqrt(ratio[0] / ratio[1])
     exact = side * stretch, side / stretch
     height, width = (max(1, round(length / step)) * step for length in exact)

@@ -24,6 +24,14 @@ def pixel_transform(size: int) -> v2.Transform:
     return v2.Compose([resize_transform(size, size), normalize_transform()])
 
 
+def crop_to_shape(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest part of the shape height : width, to the pixel, from the middle of a picture."""
+    scale = min(image.height / height, image.width / width)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (image.height - rows) // 2, (image.width - columns) // 2
+    return image.crop((left, top, left + columns, top + rows))
+
+
 def to_image(pixels: Tensor) -> Image.Image:
     """(3, H, W) in [-1, 1], clipped, -> PIL RGB."""
     scaled = (pixels.detach().float().clamp(-1, 1) + 1) * 127.5

@@ -27,7 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manzano.decoder.conditioning import ConditionEmbedder
-from manzano.decoder.rope import CONDITION, NOISY, REFERENCE, grid_positions, rotary_embedding
+from manzano.decoder.rope import (
+    CONDITION,
+    NOISY,
+    REFERENCE,
+    grid_positions,
+    rotary_embedding,
+    scaled_grid,
+)
 
 DIT_AIR = {
     "S": {"num_layers": 12, "width": 768, "head_dim": 64},
@@ -161,6 +168,11 @@ class DiTAir(ModelMixin, ConfigMixin):
     One model serves every latent size. `condition_width` is the width of
     `HybridTokenizer.embed_ids`, `num_kv_heads` the heads of keys and values (as many as those of
     queries by default), `mlp` "gelu" or "swiglu". Sizes by name: `DiTAir(**PRESETS["0.9B"], ...)`.
+
+    `rope_size` is the side, in latents, of the pictures of the first training: positions in
+    pictures of every size are scaled to theirs, and so a model that goes on at a larger size knows
+    them. None counts tokens. `sample_size` is the side, in pixels, of the pictures last trained on;
+    it changes nothing here.
     """
 
     _supports_gradient_checkpointing = True
@@ -179,6 +191,8 @@ class DiTAir(ModelMixin, ConfigMixin):
         patch_size: int = 2,
         condition_width: int,
         rope_theta: float = 10000.0,
+        rope_size: int | None = None,
+        sample_size: int | None = None,
     ) -> None:
         super().__init__()
         if head_dim % 16 or width % head_dim:
@@ -194,6 +208,7 @@ class DiTAir(ModelMixin, ConfigMixin):
             )
         self.in_channels, self.patch_size = in_channels, patch_size
         self.head_dim, self.rope_theta = head_dim, rope_theta
+        self.rope_side = None if rope_size is None else rope_size / patch_size
         self.patch_embedder = nn.Linear(in_channels * patch_size**2, width)
         self.condition_embedder = ConditionEmbedder(condition_width, width)
         self.time_frequencies = Timesteps(
@@ -267,7 +282,8 @@ class DiTAir(ModelMixin, ConfigMixin):
         x = torch.cat([stream.tokens for stream in streams], dim=1)  # (B, T, D)
         modulation = torch.cat([stream.token_modulation() for stream in streams], dim=2).unbind()
         grid = streams[-1].grid
-        positions = torch.cat([grid_positions(s.kind, s.grid, grid, x.device) for s in streams])
+        onto = scaled_grid(grid, self.rope_side)
+        positions = torch.cat([grid_positions(s.kind, s.grid, onto, x.device) for s in streams])
         rope = rotary_embedding(positions, self.head_dim, self.rope_theta)  # 2 x (T, K)
         mask = None if reference_mask is None else visible_tokens(streams, reference_mask)
 

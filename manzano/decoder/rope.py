@@ -10,6 +10,8 @@ Letters: T tokens, K head dim.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
@@ -19,7 +21,7 @@ NOISY, REFERENCE, CONDITION = 0, 1, 2
 
 
 def grid_positions(
-    kind: int, grid: tuple[int, int], onto: tuple[int, int], device: torch.device
+    kind: int, grid: tuple[int, int], onto: tuple[float, float], device: torch.device
 ) -> Tensor:
     """Positions (T, 3), fp32, of the tokens of `grid` (rows, columns), raster order, on grid
     `onto`."""
@@ -29,6 +31,19 @@ def grid_positions(
     )
     kinds = torch.tensor([float(kind)], device=device)
     return torch.cartesian_prod(kinds, rows, columns)  # (T, 3)
+
+
+def scaled_grid(grid: tuple[int, int], side: float | None) -> tuple[float, float]:
+    """The grid shrunk or enlarged to the area side x side, its proportions kept; None changes
+    nothing.
+
+    Positions on it keep to the range of a model trained on side x side tokens, whatever the size of
+    the picture (position interpolation, arXiv 2306.15595).
+    """
+    if side is None:
+        return grid
+    scale = side / math.sqrt(grid[0] * grid[1])
+    return grid[0] * scale, grid[1] * scale
 
 
 def rotary_embedding(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,9 @@ trained.
 A pretrained VAE (FLUX.1-schnell's, SDXL's) is the better choice wherever one is at hand. The small
 one that `VAEConfig` describes exists so that the whole model can be trained from nothing.
 
+Pictures larger than 1024 x 1024 pixels, in area, pass through it in tiles, so that 2048 x 2048 take
+the memory of one tile.
+
 The decoder works on scaled latents, (z - shift_factor) * scaling_factor, whose mean is 0 and
 deviation 1. Images are (B, 3, H, W) in [-1, 1], latents (B, C, H / f, W / f).
 """
@@ -11,7 +14,8 @@ deviation 1. Images are (B, 3, H, W) in [-1, 1], latents (B, C, H / f, W / f).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +29,11 @@ from manzano.weights import check_files, fetch
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+TILE = 1024
+"""Pixels, side of a tile."""
+WHOLE = 1.1 * TILE**2
+"""Pixels that pass through the VAE at once: a tile's, and what rounded sides may add to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +134,24 @@ def load_vae(source: str | Path) -> AutoencoderKL:
     return vae.eval().requires_grad_(False)
 
 
+def pixels_per_latent(vae: AutoencoderKL) -> int:
+    """f, pixels to a latent along one side."""
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
+@contextmanager
+def _tiled(vae: AutoencoderKL, height: int, width: int) -> Iterator[None]:
+    """diffusers' tiles, overlapping by a quarter, for a picture of more pixels than WHOLE."""
+    vae.tile_sample_min_size = TILE  # diffusers' own is that of the training: 32 for our small VAE
+    vae.tile_latent_min_size = TILE // pixels_per_latent(vae)
+    if height * width > WHOLE:
+        vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
+
+
 def _mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """The mode of the posterior, not yet scaled."""
     return vae.encode(images).latent_dist.mode()  # pyright: ignore
@@ -140,14 +167,17 @@ def _scaling(vae: AutoencoderKL) -> tuple[float, float]:
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H / f, W / f), without sampling."""
     shift, scale = _scaling(vae)
-    return (_mode(vae, images) - shift) * scale
+    with _tiled(vae, *images.shape[2:]):
+        return (_mode(vae, images) - shift) * scale
 
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Scaled latents (B, C, h, w) -> images (B, 3, f h, f w), clamped to [-1, 1]."""
     shift, scale = _scaling(vae)
-    return vae.decode(latents / scale + shift).sample.clamp(-1, 1)  # pyright: ignore
+    height, width = (pixels_per_latent(vae) * side for side in latents.shape[2:])
+    with _tiled(vae, height, width):
+        return vae.decode(latents / scale + shift).sample.clamp(-1, 1)  # pyright: ignore
 
 
 def vae_loss(

@@ -26,17 +26,20 @@ class Kept:
         if limit < 0:
             raise ValueError(f"{limit} values cannot be kept: give 0 to keep none, or how many")
         self.function, self.limit = function, limit
-        self.values: dict[bytes, Tensor] = {}
+        self.values: dict[tuple, Tensor] = {}
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, ...)."""
         if not self.limit:
             return self.function(pixels)
-        keys = [blake2b(picture, digest_size=16).digest() for picture in pixels.cpu().numpy()]
+        keys = [
+            (picture.shape, blake2b(picture, digest_size=16).digest())  # plain colour has no shape
+            for picture in pixels.cpu().numpy()
+        ]
         pictures = pixels.split(1)
         return torch.cat([self._value(*pair) for pair in zip(keys, pictures, strict=True)])
 
-    def _value(self, key: bytes, picture: Tensor) -> Tensor:
+    def _value(self, key: tuple, picture: Tensor) -> Tensor:
         value = self.values.get(key)
         if value is None:
             value = self.function(picture)

@@ -2,12 +2,19 @@
 
 import pytest
 import torch
+from PIL import Image
 
-from manzano.data_mix.encoders import CaptionEncoder, PictureEncoder, SequenceEncoder
-from manzano.data_mix.schema import Turn
+from manzano.data_mix.encoders import (
+    BucketEncoder,
+    CaptionEncoder,
+    PictureEncoder,
+    SequenceEncoder,
+)
+from manzano.data_mix.schema import Sample, Turn
+from manzano.data_mix.transforms import pixel_transform
 from manzano.llm.loss import IGNORE
 from tests.data_mix.samples import make_sample, picture
-from tests.tiny import text_tokenizer
+from tests.tiny import drawing, text_tokenizer
 
 TOKENIZER = text_tokenizer()
 
@@ -22,11 +29,12 @@ def test_a_picture_batch_marks_the_edits():
     edit, drawn = make_sample("editing", 1), make_sample("generation", 3)
     batch = encoder.collate([encoder.encode(edit), encoder.encode(drawn)])
     assert batch.has_reference.tolist() == [True, False]
-    assert torch.equal(batch.pixels[0], encoder.transform(edit.target))
-    assert torch.equal(batch.reference[0], encoder.transform(edit.images[0]))
+    transform = pixel_transform(48)
+    assert torch.equal(batch.pixels[0], transform(edit.target))
+    assert torch.equal(batch.reference[0], transform(edit.images[0]))
     assert not batch.reference[1].any()
-    shown = encoder.encode(make_sample("understanding", 5))
-    assert torch.equal(shown[0], encoder.transform(picture(5)))
+    shown = encoder.collate([encoder.encode(make_sample("understanding", 5))])
+    assert torch.equal(shown.pixels[0], transform(picture(5)))
     assert encoder.encode(make_sample("text")) is None
 
 
@@ -38,7 +46,72 @@ def test_references_are_left_out_where_none_is_wanted_or_there():
     ):
         batch = encoder.collate([encoder.encode(sample)])
         assert batch.reference is None
-        assert torch.equal(batch.pixels[0], encoder.transform(sample.target))
+        assert torch.equal(batch.pixels[0], pixel_transform(48)(sample.target))
+
+
+def drawn(width: int, height: int, **changes) -> Sample:
+    return make_sample("generation", target=drawing(1, (width, height)), **changes)
+
+
+def test_the_tokenizer_sees_the_picture_and_not_the_decoders_smaller_one():
+    encoder, sample = PictureEncoder(24, tokenizer_size=48), drawn(200, 100)
+    batch = encoder.collate([encoder.encode(sample)] * 2)
+    assert batch.pixels.shape == (2, 3, 24, 24)
+    assert torch.equal(batch.seen[1], pixel_transform(48)(sample.target))
+    same = PictureEncoder(48, tokenizer_size=48)
+    batch = same.collate([same.encode(sample)])
+    assert batch.tokenizer_pixels is None
+    assert torch.equal(batch.seen, batch.pixels)
+
+
+@pytest.mark.parametrize("encoder", [PictureEncoder(48), BucketEncoder(48, step=8)])
+def test_pictures_whose_short_side_is_too_short_are_passed_over(encoder):
+    encoder.min_short_side = 60
+    assert encoder.encode(drawn(60, 90)) is not None
+    assert encoder.encode(drawn(59, 90)) is None
+    assert encoder.encode(drawn(90, 59)) is None
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "bucket"),
+    [
+        (50, 50, (64, 64)),
+        (300, 290, (64, 64)),
+        (100, 50, (48, 88)),
+        (1000, 2000, (88, 48)),
+        (160, 90, (48, 88)),
+        (800, 100, (32, 128)),
+        (801, 100, None),
+        (40_000, 200, None),
+        (10, 400, None),
+    ],
+)
+def test_a_picture_goes_to_the_bucket_of_its_shape_unless_half_of_it_is_lost(width, height, bucket):
+    encoder = BucketEncoder(64, step=8)
+    example = encoder.encode(drawn(width, height))
+    assert (None if example is None else encoder.group(example)) == bucket
+
+
+def test_a_bucket_holds_the_middle_of_pictures_and_of_their_references():
+    """A frame that is cropped away would be seen in any other part of the picture."""
+    target = Image.new("RGB", (140, 64), "red")
+    target.paste("blue", (6, 0, 134, 64))  # 128 x 64 is what a 1 : 2 bucket leaves
+    reference = Image.new("RGB", (280, 128), "red")
+    reference.paste("lime", (12, 0, 268, 128))
+    encoder = BucketEncoder(64, step=16, references=True, tokenizer_size=48)
+    edit = make_sample("editing", target=target, images=(reference,))
+    batch = encoder.collate([encoder.encode(edit)])
+    assert batch.pixels.shape == batch.reference.shape == (1, 3, 48, 96)
+    assert batch.seen.shape == (1, 3, 48, 48)  # stretched to the square, as everywhere
+    for pixels, colour in ((batch.pixels, 2), (batch.reference, 1), (batch.seen, 2)):
+        expected = -torch.ones_like(pixels)
+        expected[:, colour] = 1
+        assert torch.equal(pixels, expected)
+
+
+def test_a_side_that_no_bucket_can_have_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="multiple of 16 pixels, got 250: take 240 or 256"):
+        BucketEncoder(250, step=16)
 
 
 def test_captions_are_cut_and_padded_to_one_length():

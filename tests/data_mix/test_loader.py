@@ -1,3 +1,4 @@
+import pickle
 import random
 from collections import Counter
 from contextlib import closing
@@ -6,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from manzano.data_mix.encoders import BucketEncoder
 from manzano.data_mix.loader import build_loader
 from manzano.data_mix.mixture import MixtureConfig
-from manzano.data_mix.schema import encode_sample
-from tests.data_mix.samples import make_folder, make_sample
+from manzano.data_mix.prepare import prepare
+from manzano.data_mix.schema import encode_sample, write_shards
+from tests.data_mix.samples import make_folder, make_sample, picture
 
 # Loader processes are forked beside this one's threads, which newer Pythons warn of.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
@@ -170,3 +173,65 @@ def test_an_encoder_that_cannot_pack_is_refused(corpus):
         loader_of(corpus, PlainEncoder(), packing_buffer=8)
     with pytest.raises(ValueError, match="batch_size and shuffle_buffer"):
         loader_of(corpus, batch_size=0)
+
+
+SHAPES = ((64, 64), (120, 60), (60, 120), (64, 60), (90, 30), (800, 8))
+"""Width and height; the last is too long for any bucket."""
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes") / "drawing"
+    samples = [
+        make_sample("generation", index, target=picture(index, SHAPES[index % len(SHAPES)]))
+        for index in range(48)
+    ]
+    write_shards(samples, folder, "train", samples_per_shard=24)
+    write_shards([make_sample("generation", 99)], folder, "test")
+    prepare(folder)
+    return folder.parent
+
+
+def bucket_loader(shapes, **changes):
+    encoder = BucketEncoder(32, step=8, tokenizer_size=24)
+    return loader_of(shapes, encoder, {"drawing": 1.0}, **changes)
+
+
+def equal(one, other) -> bool:
+    return torch.equal(one.pixels, other.pixels) and torch.equal(one.seen, other.seen)
+
+
+@pytest.mark.parametrize(("num_workers", "read"), [(0, 1), (0, 7), (1, 7)])
+def test_a_resumed_loader_goes_on_with_half_full_buckets(shapes, num_workers, read):
+    loader = bucket_loader(shapes, num_workers=num_workers)
+    with closing(iter(loader)) as batches:
+        for _ in range(read):
+            next(batches)
+        state = pickle.loads(pickle.dumps(loader.save_state_rank()))
+        expected = [next(batches) for _ in range(12)]
+    assert len({batch.pixels.shape for batch in expected}) == 4
+    resumed = bucket_loader(shapes, num_workers=num_workers)
+    resumed.restore_state_rank(state)
+    found = take(resumed, 12)
+    assert all(equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_buckets_pass_over_no_picture_that_has_one(shapes):
+    """All pictures have colours of their own; two rounds of 40 pictures, three to a batch."""
+    batches = take(bucket_loader(shapes, shuffle_buffer=1), 28)
+    assert {tuple(batch.pixels.shape) for batch in batches} == {
+        (3, 3, 32, 32), (3, 3, 24, 48), (3, 3, 48, 24), (3, 3, 16, 56)
+    }  # fmt: skip
+    seen = {tuple(p[:, 0, 0].tolist()) for batch in batches for p in batch.pixels}
+    assert len(seen) == 40
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_mixture_without_a_sample_of_use_is_an_error_and_not_an_endless_search(
+    shapes, num_workers, monkeypatch
+):
+    monkeypatch.setattr("manzano.data_mix.loader.PASSED_OVER", 100)
+    encoder = BucketEncoder(32, step=8, min_short_side=65)
+    empty = loader_of(shapes, encoder, {"drawing": 1.0}, num_workers=num_workers)
+    with pytest.raises(ValueError, match="the last 100 samples were all of no use"):
+        take(empty, 1)

@@ -36,5 +36,7 @@ def test_a_page_of_any_length_has_a_bucket():
 
 
 def test_a_side_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="multiple of 16 pixels, got 250"):
+    with pytest.raises(ValueError, match="multiple of 16 pixels, got 250: take 240 or 256"):
         bucket_size(SQUARE, 250, 16)
+    with pytest.raises(ValueError, match="got 10: take 16"):
+        bucket_size(SQUARE, 10, 16)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -143,6 +145,24 @@ def test_the_reference_is_seen_at_the_time_of_data():
     assert torch.equal(seen[1], at_data)  # noisy latents at t = 1
     assert torch.equal(seen[2], at_data)  # reference, though the noisy latents are at t = 0
     assert not torch.equal(seen[3], at_data)
+
+
+def test_scaled_positions_are_counted_ones_at_the_first_size_and_others_at_another():
+    counted, scaled = build(), build(rope_size=8)
+    assert torch.equal(scaled(**inputs()), counted(**inputs()))
+    larger = inputs(size=(16, 16))
+    assert not torch.allclose(scaled(**larger), counted(**larger))
+
+
+def test_a_folder_without_the_newer_settings_is_read_as_before(tmp_path):
+    model = build()
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings["rope_size"], settings["sample_size"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    loaded = DiTAir.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**inputs()), model(**inputs()))
+    assert loaded.config["sample_size"] is None
 
 
 @pytest.mark.parametrize("switches", [{}, GROUPED])

@@ -1,7 +1,15 @@
+import pytest
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 
-from manzano.decoder.rope import CONDITION, NOISY, REFERENCE, grid_positions, rotary_embedding
+from manzano.decoder.rope import (
+    CONDITION,
+    NOISY,
+    REFERENCE,
+    grid_positions,
+    rotary_embedding,
+    scaled_grid,
+)
 
 CPU = torch.device("cpu")
 
@@ -31,3 +39,28 @@ def test_reference_pixels_sit_on_the_pixels_that_they_become():
     reference = grid_positions(REFERENCE, (6, 4), (6, 4), CPU)
     assert torch.equal(reference - noisy, torch.tensor([1.0, 0.0, 0.0]).expand(24, 3))
     assert noisy[4 + 1].tolist() == [0, 1, 1]
+
+
+def test_a_squares_condition_is_unstretched_on_a_picture_that_is_not():
+    """The ViT sees a 1 : 3 picture squeezed to a square; each token lies where it was in it."""
+    latents = grid_positions(NOISY, (4, 12), (4, 12), CPU)[:, 1:].view(4, 12, 2)
+    condition = grid_positions(CONDITION, (2, 2), (4, 12), CPU)[:, 1:]
+    blocks = latents.unflatten(1, (2, 6)).unflatten(0, (2, 2)).mean(dim=(1, 3))  # (2, 2, 2)
+    assert torch.equal(condition.view(2, 2, 2), blocks)
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (32, 32), (64, 16), (14, 18)])
+def test_scaled_positions_have_one_range_and_no_stretch(grid):
+    rows, columns = scaled_grid(grid, 16)
+    assert rows * columns == pytest.approx(16 * 16)
+    assert rows / columns == pytest.approx(grid[0] / grid[1])
+    first = grid_positions(NOISY, (16, 16), (16, 16), CPU)
+    doubled = grid_positions(NOISY, (32, 32), scaled_grid((32, 32), 16), CPU)
+    blocks = doubled.view(16, 2, 16, 2, 3).mean(dim=(1, 3))  # 2 x 2 tokens lie where one lay
+    assert torch.equal(blocks.view(256, 3), first)
+
+
+@pytest.mark.parametrize("side", [6, 16, 128])
+def test_at_its_own_size_nothing_is_scaled(side):
+    assert scaled_grid((side, side), side) == (side, side)
+    assert scaled_grid((5, 7), None) == (5, 7)

@@ -3,7 +3,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from manzano.decoder.dit_air import DiTAir
+from manzano.decoder.flow import resolution_shift
 from manzano.decoder.sampling import guidance_passes, guided_flow, sample
+from manzano.decoder.vae import VAEConfig, build_vae, decode, pixels_per_latent
 
 
 def build() -> DiTAir:
@@ -165,3 +167,19 @@ def test_what_is_painted_anew_must_be_known(options):
         draw(**options)
     with pytest.raises(ValueError, match="at most 1, got 0"):
         draw(strength=0.0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(2048, 2048), (512, 1536)])
+def test_pictures_of_any_size_are_drawn_and_decoded(height, width):
+    """32 pixels to a latent, as in DC-AE, so that a CPU does it in seconds."""
+    vae = build_vae(VAEConfig(block_out_channels=(4, 4, 4, 4, 4, 4), norm_num_groups=4))
+    model = DiTAir(num_layers=1, width=16, head_dim=16, in_channels=8, condition_width=8)
+    factor = pixels_per_latent(vae)
+    latents = sample(
+        model, FlowMatchEulerDiscreteScheduler(shift=resolution_shift(height, width)),
+        torch.randn(1, 9, 8), height=height // factor, width=width // factor,
+        condition_grid=(3, 3), guidance_scale=1.0, num_steps=2,
+    )  # fmt: skip
+    assert latents.shape == (1, 8, height // 32, width // 32)
+    pixels = decode(vae, latents)
+    assert pixels.shape == (1, 3, height, width) and pixels.isfinite().all()

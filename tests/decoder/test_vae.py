@@ -5,8 +5,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
+from manzano.data_mix.sizes import RATIOS, bucket_size
 from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.vae import (
+    WHOLE,
     VAEConfig,
     build_vae,
     decode,
@@ -60,6 +62,48 @@ def test_a_vae_without_a_shift_has_shift_zero(vae):
     before = encode(vae, pictures())
     vae.register_to_config(shift_factor=None)
     assert torch.equal(encode(vae, pictures()), before)
+
+
+def large_picture(height: int, width: int) -> torch.Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_no_bucket_of_the_1024_px_rung_is_tiled(ratio):
+    height, width = bucket_size(ratio, 1024, 16)
+    assert height * width <= WHOLE
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (592, 1776)])
+@torch.no_grad()
+def test_a_picture_of_the_area_of_a_tile_is_not_tiled(vae, size):
+    images = large_picture(*size)
+    latents = encode(vae, images)
+    assert torch.equal(latents, vae.encode(images).latent_dist.mode())
+    assert torch.equal(decode(vae, latents), vae.decode(latents).sample.clamp(-1, 1))
+
+
+@torch.no_grad()
+def test_a_larger_picture_is_its_tiles_blended_where_they_overlap(vae):
+    """Tiles of 1024 pixels every 768; the first 256 of each are blended into the one before."""
+    images, sides = large_picture(1280, 1056), []
+    for part, scale in ((vae.encoder, 1), (vae.decoder, 4)):
+        part.register_forward_pre_hook(
+            lambda _, arguments, scale=scale: sides.append(scale * max(arguments[0].shape[2:]))
+        )
+    latents = encode(vae, images)
+    first, last = encode(vae, images[..., :1024, :1024]), encode(vae, images[..., 768:, 768:])
+    assert latents.shape == (1, 3, 320, 264)
+    torch.testing.assert_close(latents[..., :192, :192], first[..., :192, :192])
+    torch.testing.assert_close(latents[..., 256:, 256:], last[..., 64:, 64:])
+
+    painted = decode(vae, latents)
+    first, last = decode(vae, latents[..., :256, :256]), decode(vae, latents[..., 192:, 192:])
+    assert painted.shape == images.shape
+    torch.testing.assert_close(painted[..., :768, :768], first[..., :768, :768])
+    torch.testing.assert_close(painted[..., 1024:, 1024:], last[..., 256:, 256:])
+    assert max(sides) == 1024
+    assert not vae.use_tiling  # the vae stage trains on whole pictures
 
 
 def test_the_loss_is_per_sample_and_falls(vae):

@@ -41,6 +41,12 @@ def test_pictures_are_told_apart_by_content():
     assert len(kept.values) == 2
 
 
+def test_pictures_of_the_same_bytes_and_another_shape_are_told_apart():
+    kept = Kept(Counted(), 10)
+    assert kept(torch.zeros(1, 3, 8, 18)).shape == (1, 4, 6, 16)
+    assert kept(torch.zeros(1, 3, 12, 12)).shape == (1, 4, 10, 10)
+
+
 def test_a_negative_limit_is_refused():
     with pytest.raises(ValueError, match="-1 values"):
         Kept(Counted(), -1)

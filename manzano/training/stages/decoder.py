@@ -7,20 +7,21 @@ configurations of this stage; each starts from the one before.
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import save_image
 
-from manzano.data_mix.encoders import PictureBatch, PictureEncoder
+from manzano.data_mix.encoders import BucketEncoder, PictureBatch, PictureEncoder
+from manzano.data_mix.sizes import SQUARE, bucket_size
 from manzano.decoder.conditioning import corrupt_ids, keep_mask
 from manzano.decoder.dit_air import PRESETS, DiTAir
 from manzano.decoder.flow import flow_matching_loss, resolution_shift
 from manzano.decoder.sampling import sample
-from manzano.decoder.vae import decode, encode, load_vae
+from manzano.decoder.vae import decode, encode, load_vae, pixels_per_latent
 from manzano.load_report import strict_report
 from manzano.tokenizer.hybrid import HybridTokenizer
 from manzano.training.config import TrainConfig
@@ -45,6 +46,11 @@ class Config(TrainConfig):
     top."""
     image_size: int = 256
     """Pixels, side of the square that is painted."""
+    buckets: bool = False
+    """Crop pictures to the nearest of the aspect ratios of data_mix/sizes.py, each of about the
+    area of that square, in place of stretching them to it; a batch holds one ratio."""
+    min_short_side: int = 0
+    """Pixels; pictures whose shorter side has fewer are left out. 0 takes all."""
     drop_condition: float = 0.1
     """Share of samples trained without ids, for classifier-free guidance."""
     drop_reference: float = 0.1
@@ -62,6 +68,12 @@ class Config(TrainConfig):
     """Sampling steps of previews, and the default of the exported decoder."""
     guidance_scale: float = 2.0
     """Guidance of previews."""
+
+    def __post_init__(self):
+        if self.min_short_side < 0:
+            raise ValueError(
+                f"min_short_side is {self.min_short_side}; give pixels, or 0 to take all pictures"
+            )
 
 
 def build_decoder(settings: dict, *, in_channels: int, condition_width: int) -> DiTAir:
@@ -83,6 +95,29 @@ def build_decoder(settings: dict, *, in_channels: int, condition_width: int) -> 
         raise ValueError(f"model does not fit DiTAir: {error}") from error
 
 
+def load_start(folder: str, *, in_channels: int, condition_width: int) -> DiTAir:
+    """The exported decoder that training goes on from, in fp32.
+
+    Raises:
+        ValueError: if it was trained with another VAE or tokenizer than is given now, or its
+            weights are not whole.
+    """
+    model, info = DiTAir.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    strict_report("decoder", folder, model, info).log()
+    for name, found, what in (
+        ("in_channels", in_channels, "the latents of vae have {} channels"),
+        ("condition_width", condition_width, "the ids of tokenizer are embedded in {} numbers"),
+    ):
+        if model.config[name] != found:
+            raise ValueError(
+                f"start '{folder}' was trained with {name} {model.config[name]}, but "
+                f"{what.format(found)}: give the vae and tokenizer that it was trained with"
+            )
+    return model
+
+
 class Stage:
     """Trains a DiTAir and exports it for diffusers."""
 
@@ -90,34 +125,45 @@ class Stage:
         self.config = config
         self.tokenizer = HybridTokenizer.load(config.tokenizer).eval().requires_grad_(False)
         self.vae = load_vae(config.vae)
+        factor = pixels_per_latent(self.vae)
+        sizes = {
+            "in_channels": self.vae.config["latent_channels"],
+            "condition_width": self.tokenizer.config.discrete_width,
+        }
         if config.start:
-            self.model, info = DiTAir.from_pretrained(  # pyright: ignore
-                config.start, dtype=torch.float32, output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )  # fmt: skip
-            strict_report("decoder", config.start, self.model, info).log()
+            self.model = load_start(config.start, **sizes)
         else:
-            self.model = build_decoder(
-                config.model, in_channels=self.vae.config["latent_channels"],
-                condition_width=self.tokenizer.config.discrete_width,
-            )  # fmt: skip
+            settings = {"rope_size": config.image_size // factor, **config.model}
+            self.model = build_decoder(settings, **sizes)
+        self.model.register_to_config(sample_size=config.image_size)
+        self.encoder = self._encoder(factor * self.model.patch_size)
         self.ids = Kept(self._compute_ids, config.keep_encoded)
         self.latents = Kept(partial(encode, self.vae), config.keep_encoded)
-        self.shift = resolution_shift(config.image_size, config.image_size)
+
+    def _encoder(self, step: int) -> PictureEncoder:
+        config = self.config
+        bucket_size(SQUARE, config.image_size, step)  # refuses a side that does not divide
+        options = {
+            "references": True,
+            "tokenizer_size": self.tokenizer.config.image_size,
+            "min_short_side": config.min_short_side,
+        }
+        if config.buckets:
+            return BucketEncoder(config.image_size, step=step, **options)
+        return PictureEncoder(config.image_size, **options)
 
     def batches(self, *, rank: int, world_size: int):
-        encoder = PictureEncoder(self.config.image_size, references=True)
         seed = self.config.loop.seed
-        return open_loader(self.config.data, encoder, seed=seed, rank=rank, world_size=world_size)
+        return open_loader(
+            self.config.data, self.encoder, seed=seed, rank=rank, world_size=world_size
+        )
 
     def targets(self, batch: PictureBatch) -> dict[str, int]:
         return {"samples": len(batch.pixels)}
 
+    @torch.no_grad()
     def _compute_ids(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, N), from the frozen tokenizer at its own size."""
-        side = self.tokenizer.config.image_size
-        if pixels.shape[-1] != side:
-            pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True)
+        """(B, 3, S, S) -> (B, N), from the frozen tokenizer."""
         return self.tokenizer.discrete(pixels)
 
     def _references(self, batch: PictureBatch, latents: Tensor) -> Tensor | None:
@@ -136,7 +182,7 @@ class Stage:
         self._place(device)
         with torch.no_grad():
             levels = self.tokenizer.config.levels
-            ids = corrupt_ids(self.ids(batch.pixels), levels, self.config.corrupt)
+            ids = corrupt_ids(self.ids(batch.seen), levels, self.config.corrupt)
             condition = self.tokenizer.embed_ids(ids)  # (B, N, D)
             latents = self.latents(batch.pixels)
             reference = self._references(batch, latents)
@@ -146,7 +192,7 @@ class Stage:
             reference_latents=reference,
             reference_mask=None if reference is None else batch.has_reference & kept,
             condition_mask=keep_mask(count, self.config.drop_condition).to(device),
-            shift=self.shift * self.config.time_shift,
+            shift=resolution_shift(*batch.pixels.shape[2:]) * self.config.time_shift,
         )  # fmt: skip
         loss = losses.sum() / totals["samples"]
         return loss, {"flow": loss.detach()}
@@ -158,27 +204,55 @@ class Stage:
 
     @torch.no_grad()
     def preview(self, directory: Path, step: int) -> None:
-        """Pictures above what the decoder paints from their true ids."""
-        from diffusers import FlowMatchEulerDiscreteScheduler
+        """Pictures above what the decoder paints from their true ids; edits apart, below their
+        references."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for batch in self._preview_batches():
+            batch = batch.to(self.model.device)
+            size, edits = "{}x{}".format(*batch.pixels.shape[2:]), batch.has_reference
+            file = directory / f"painted-{step:06d}-{size}.png"
+            self._save_painted(file, batch.pixels[~edits], batch.seen[~edits])
+            if batch.reference is not None:
+                file = directory / f"edited-{step:06d}-{size}.png"
+                shown = batch.pixels[edits], batch.seen[edits], batch.reference[edits]
+                self._save_painted(file, *shown)
 
+    def _preview_batches(self) -> list[PictureBatch]:
+        """The first batch of a stream of their own; with buckets one of another shape as well."""
         loader = open_loader(
-            replace(self.config.data, num_workers=0), PictureEncoder(self.config.image_size),
+            replace(self.config.data, num_workers=0), self.encoder,
             seed=self.config.loop.seed + 1, rank=0, world_size=1,
         )  # fmt: skip
-        batch = next(iter(loader)).to(self.model.device)
-        pixels, has = batch.pixels[:16], batch.has_reference[:16]
-        generator = torch.Generator(self.model.device).manual_seed(0)
-        side = self.config.image_size // (2 ** (len(self.vae.config["block_out_channels"]) - 1))
-        painted = sample(
-            self.model, FlowMatchEulerDiscreteScheduler(shift=self.shift),
-            self.tokenizer.embed_ids(self._compute_ids(pixels)),
-            height=side, width=side, condition_grid=self.tokenizer.grid,
+        batches = iter(loader)
+        first = next(batches)
+        if not self.config.buckets:
+            return [first]
+        others = (b for b in islice(batches, 50) if b.pixels.shape[2:] != first.pixels.shape[2:])
+        return [first, *islice(others, 1)]
+
+    def _save_painted(
+        self, file: Path, pixels: Tensor, seen: Tensor, reference: Tensor | None = None
+    ) -> None:
+        """Up to 16 pictures (B, 3, H, W), painted from the ids of what the tokenizer sees; none
+        makes no file."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        if not len(pixels):
+            return
+        pixels, seen = pixels[:16], seen[:16]
+        reference = None if reference is None else reference[:16]
+        (height, width), factor = pixels.shape[2:], pixels_per_latent(self.vae)
+        latents = sample(
+            self.model, FlowMatchEulerDiscreteScheduler(shift=resolution_shift(height, width)),
+            self.tokenizer.embed_ids(self._compute_ids(seen)),
+            height=height // factor, width=width // factor, condition_grid=self.tokenizer.grid,
+            reference_latents=None if reference is None else encode(self.vae, reference),
             guidance_scale=self.config.guidance_scale, num_steps=self.config.num_steps,
-            generator=generator,
+            generator=torch.Generator(self.model.device).manual_seed(0),
         )  # fmt: skip
-        rows = torch.cat([pixels, decode(self.vae, painted)])
-        directory.mkdir(parents=True, exist_ok=True)
-        save_image(rows * 0.5 + 0.5, directory / f"painted-{step:06d}.png", nrow=len(has))
+        shown = [pixels, decode(self.vae, latents)]
+        rows = torch.cat(shown if reference is None else [reference, *shown])
+        save_image(rows * 0.5 + 0.5, file, nrow=len(pixels))
 
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)

@@ -50,7 +50,7 @@ def test_a_stage_trains_logs_finite_losses_and_exports(name, ingredients, tmp_pa
 def test_previews_are_pictures(name, ingredients, tmp_path):
     trained(name, configured(name, ingredients, tmp_path, preview_every=2))
     pictures = list((tmp_path / "previews" / "step-000002").glob("*.png"))
-    assert len(pictures) == 1
+    assert 1 <= len(pictures) <= 2  # the decoder's edits and drawings apart
 
 
 def test_the_llm_previews_answers_and_goes_on_from_a_manzano_folder(ingredients, tmp_path):
