@@ -20,7 +20,7 @@ _FILES = {
 """What each export must hold; weights may also be sharded, with an index."""
 _FOLDERS = {"decoder": "transformer", "vae": "vae"}
 """Sub-folders of the result; the llm's export is its root."""
-_NOT_COPIED = shutil.ignore_patterns("training.yaml")
+_NOT_COPIED = shutil.ignore_patterns("training.yaml", "adapter")
 
 
 def assemble_folder(

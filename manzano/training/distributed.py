@@ -84,12 +84,15 @@ def parallelize(model: nn.Module, world: World, *, bf16: bool) -> None:
     """Shard the trainable parameters over the ranks, in place; a single process is left as it is.
 
     Frozen parameters stay whole on every rank, so that a frozen part may run on one rank and not on
-    another. Gradients are averaged over ranks: scale the loss by `world.size` where a sum is meant.
+    another; but those in a block that trains in part, as under LoRA, are sharded with it, since it
+    runs on all of them. Gradients are averaged over ranks: scale the loss by `world.size` where a
+    sum is meant.
     """
     if world.size == 1:
         return
     mesh = init_device_mesh(world.device.type, (world.size,))
-    frozen = {p for p in model.parameters() if not p.requires_grad}
+    inside = {p for block in blocks(model) for p in block.parameters()}
+    frozen = {p for p in model.parameters() if not p.requires_grad} - inside
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if bf16:
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)

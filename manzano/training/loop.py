@@ -32,6 +32,7 @@ from manzano.training.interrupt import Interrupted, StopRequest
 from manzano.training.logging import RunLog
 from manzano.training.metrics import Window
 from manzano.training.optimizer import build_optimizer, set_learning_rate
+from manzano.training.rows import mask_gradients
 from manzano.training.stage import Stage, to_device
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ def train_step(
     for parameter in parameters:
         if parameter.grad is None:  # not used in this step: the same as on a rank that did use it
             parameter.grad = torch.zeros_like(parameter)
+    mask_gradients(stage.model)
     norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

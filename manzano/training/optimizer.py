@@ -68,12 +68,14 @@ class OptimConfig:
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """Fused AdamW, or Muon, over the parameters of `model` that require gradients.
 
+    A table of which only some rows train has no weight decay, which would move the others too.
     Raises ValueError where nothing is trainable or a prefix of `lr_multipliers` matches no
     parameter.
     """
     from torch.optim import AdamW
 
     from manzano.training.muon import Muon, hidden_matrices
+    from manzano.training.rows import trained_rows
 
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
@@ -88,8 +90,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     for name, parameter in trainable.items():
         momentum = config.momentum if parameter in matrices else 0.0
         lr = (config.matrix_lr if momentum else config.lr) * _multiplier(name, config)
-        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
-        groups.setdefault((lr, decay, momentum), []).append(parameter)
+        decays = parameter.ndim >= 2 and name not in trained_rows(model)
+        groups.setdefault((lr, config.weight_decay * decays, momentum), []).append(parameter)
     return (Muon if matrices else AdamW)(
         [
             {"params": parameters, "weight_decay": decay, "momentum": momentum, "initial_lr": lr}

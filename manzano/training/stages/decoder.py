@@ -23,6 +23,7 @@ from manzano.decoder.vae import decode, encode, load_vae
 from manzano.tokenizer.hybrid import HybridTokenizer
 from manzano.training.config import TrainConfig
 from manzano.training.kept import Kept
+from manzano.training.lora import Adapter, LoraConfig, add_lora, merged
 from manzano.training.stages.data import DataConfig, open_loader
 
 
@@ -40,6 +41,8 @@ class Config(TrainConfig):
     model."""
     model: dict = field(default_factory=lambda: {"preset": "L"})
     """Arguments of DiTAir, or {preset: S | B | L | XL | XXL} with others on top."""
+    lora: LoraConfig = LoraConfig()
+    """Small matrices in place of the decoder's own weights."""
     image_size: int = 256
     """Pixels, side of the square that is painted."""
     drop_condition: float = 0.1
@@ -59,6 +62,10 @@ class Config(TrainConfig):
     """Sampling steps of previews, and the default of the exported decoder."""
     guidance_scale: float = 2.0
     """Guidance of previews."""
+
+    def __post_init__(self):
+        if self.lora.rank and not self.start:
+            raise ValueError("lora adapts a decoder that is on disk: give start, its folder.")
 
 
 def build_decoder(settings: dict, *, in_channels: int, condition_width: int) -> DiTAir:
@@ -94,6 +101,10 @@ class Stage:
                 config.model, in_channels=self.vae.config["latent_channels"],
                 condition_width=self.tokenizer.config.discrete_width,
             )  # fmt: skip
+        self.adapter = None
+        if config.lora.rank:
+            self.adapter = Adapter.of(self.model, config.start)
+            add_lora(self.model, config.lora)
         self.ids = Kept(self._compute_ids, config.keep_encoded)
         self.latents = Kept(partial(encode, self.vae), config.keep_encoded)
         self.shift = resolution_shift(config.image_size, config.image_size)
@@ -174,4 +185,7 @@ class Stage:
         save_image(rows * 0.5 + 0.5, directory / f"painted-{step:06d}.png", nrow=len(has))
 
     def export(self, directory: Path) -> None:
-        self.model.save_pretrained(directory)
+        with merged(self.model):
+            self.model.save_pretrained(directory)
+        if self.adapter:
+            self.adapter.save(self.model, directory / "adapter")

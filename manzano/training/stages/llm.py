@@ -2,13 +2,14 @@
 
 Pre-training, continued pre-training and fine-tuning are configurations of this one stage. ViT and
 discrete adapter are frozen, which fixes the image vocabulary; language model and continuous adapter
-are trained.
+are trained, or as little of them as `train` and `lora` say.
 """
 
 import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -21,11 +22,12 @@ from manzano.data_mix.schema import read_samples
 from manzano.llm.backbone import language_config, load_pretrained
 from manzano.llm.image_rows import init_image_rows
 from manzano.llm.loss import count_targets
-from manzano.llm.vocabulary import joint_vocabulary
+from manzano.llm.vocabulary import SPECIAL_TOKENS, joint_vocabulary
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.processing import ManzanoProcessor
 from manzano.tokenizer.hybrid import HybridTokenizer, freeze_for_llm, resize_continuous
 from manzano.training.config import TrainConfig
+from manzano.training.lora import Adapter, LoraConfig, add_lora, merged
 from manzano.training.stages.data import DataConfig, open_loader
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,11 @@ class Config(TrainConfig):
     """Export folder of the tokenizer stage."""
     llm: dict = field(default_factory=dict)
     """The language model: model_type and its settings (transformers), or {pretrained: NAME}."""
+    train: Literal["all", "language_model", "rows"] = "all"
+    """all: language model and continuous adapter; language_model: that alone; rows: nothing but the
+    rows of image ids and special tokens in its embedding and head."""
+    lora: LoraConfig = LoraConfig()
+    """Small matrices in place of the language model's own weights."""
     row_length: int = 4096
     """Tokens in a packed row, and the longest prompt the model is meant for."""
     max_questions: int = 4
@@ -65,6 +72,10 @@ class Config(TrainConfig):
                 "start brings its own text tokenizer, vision tokenizer and language model: remove "
                 "text_tokenizer, tokenizer and llm, or remove start."
             )
+        if self.lora.rank and not self.start:
+            raise ValueError("lora adapts a model that is on disk: give start, a Manzano folder.")
+        if self.lora.rank and self.train == "rows":
+            raise ValueError("train: rows leaves nothing for lora to adapt: give one of the two.")
 
 
 def assemble(
@@ -101,6 +112,38 @@ def make_processor(
     )
 
 
+def freeze(model: ManzanoForConditionalGeneration, config: Config) -> None:
+    """Leaves trainable what `config` trains, and marks the blocks of the language model."""
+    model._no_split_modules = list(model.language_model._no_split_modules or [])
+    if config.lora.rank:
+        add_lora(model, config.lora)  # freezes all else
+        model.vision.continuous_adapter.requires_grad_(True)
+    freeze_for_llm(model.vision)
+    if config.train == "language_model":
+        model.vision.requires_grad_(False)
+    if config.train == "rows":
+        model.requires_grad_(False)
+        train_new_rows(model)
+
+
+def trained_whole(config: Config) -> list[str]:
+    """What is trained whole beside matrices that are adapted."""
+    return ["vision.continuous_adapter"] if config.train == "all" else []
+
+
+def train_new_rows(model: ManzanoForConditionalGeneration) -> None:
+    """Makes the rows of image ids and special tokens trainable, in the embedding and the head."""
+    vocabulary = model.vocabulary
+    new = torch.arange(vocabulary.size) >= vocabulary.image_offset
+    new[[getattr(vocabulary, name) for name in SPECIAL_TOKENS]] = True
+    layers = model.get_input_embeddings(), model.get_output_embeddings()
+    tables = {layer.weight for layer in layers}  # one where they are tied
+    names = [name for name, parameter in model.named_parameters() if parameter in tables]
+    for name in names:
+        model.get_parameter(name).requires_grad_(True)
+    model.trained_rows = {name: new for name in names}
+
+
 class Stage:
     """Trains a ManzanoForConditionalGeneration and exports it with its processor."""
 
@@ -118,8 +161,10 @@ class Stage:
             vision = HybridTokenizer.load(config.tokenizer)
             self.model = assemble(vision, text, config.llm, config.image_weight)
             self.processor = make_processor(self.model.vision, text, config.row_length)
-        self.model._no_split_modules = list(self.model.language_model._no_split_modules or [])
-        freeze_for_llm(self.model.vision)
+        self.adapter = None
+        if config.lora.rank:
+            self.adapter = Adapter.of(self.model, config.start, also=trained_whole(config))
+        freeze(self.model, config)
 
     def batches(self, *, rank: int, world_size: int):
         vision = self.model.vision
@@ -172,5 +217,8 @@ class Stage:
         (directory / f"answers-{step:06d}.jsonl").write_text(text + "\n")
 
     def export(self, directory: Path) -> None:
-        self.model.save_pretrained(directory)
+        with merged(self.model):
+            self.model.save_pretrained(directory)
+        if self.adapter:
+            self.adapter.save(self.model, directory / "adapter")
         self.processor.save_pretrained(directory)
