@@ -45,6 +45,8 @@ class LoopConfig:
     """Steps between previews; 0 means none."""
     tensorboard: bool = False
     """Also write TensorBoard events to the run folder."""
+    guard: bool = True
+    """Stop in the first step where a loss is far above what a model that knows nothing gives."""
     restart_data: bool = False
     """Going on with another number of ranks: draw the data afresh. accumulate may then change."""
 
@@ -83,6 +85,7 @@ HARMLESS = {
     "loop.preview_every",
     "loop.tensorboard",
     "loop.restart_data",
+    "loop.guard",
 }
 """Keys that may change when a run goes on from a checkpoint: none alters what one step computes."""
 

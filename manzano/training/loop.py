@@ -28,6 +28,7 @@ from manzano.training.checkpoint import Checkpoints, TrainState
 from manzano.training.config import TrainConfig
 from manzano.training.distributed import World
 from manzano.training.ema import MovingAverage
+from manzano.training.guard import check_first_step
 from manzano.training.interrupt import Interrupted, StopRequest
 from manzano.training.logging import RunLog
 from manzano.training.metrics import Window
@@ -43,8 +44,8 @@ def train(stage: Stage, config: TrainConfig) -> Path:
     export.
 
     Raises Interrupted after saving at SIGTERM or SIGINT; RuntimeError where a figure is not finite
-    or the newest checkpoint is damaged; ValueError for a checkpoint of another run; OSError where
-    the disk refuses.
+    or the newest checkpoint is damaged; ValueError for a checkpoint of another run, or a first loss
+    that cannot be right; OSError where the disk refuses.
     """
     loop, optim, output = config.loop, config.optim, Path(config.loop.output)
     world = distributed.setup(loop.device)
@@ -100,6 +101,8 @@ def train(stage: Stage, config: TrainConfig) -> Path:
                 ema.update(step)
             step += 1
             window.add(step, shares, equals, counts)
+            if step == 1 and loop.guard:
+                check_first_step(window.means(), stage.ceilings())
 
             finished = step == loop.max_steps
             if finished or step % loop.log_every == 0:

@@ -78,18 +78,18 @@ def merged(model: nn.Module) -> Iterator[None]:
     Costs a second copy of the adapted weights. Does nothing to a model without an adapter.
     """
     found = layers(model)
-    weights = {name: cast(nn.Parameter, layer.get_base_layer().weight) for name, layer in
-               found.items()}  # fmt: skip
+    plain = {name: cast(nn.Linear, layer.base_layer) for name, layer in found.items()}
+    weights = {name: linear.weight for name, linear in plain.items()}
     for name, layer in found.items():
-        plain, a, b = layer.get_base_layer(), layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
-        value = add_product(weights[name].detach(), a.detach(), b.detach(), layer.scaling[NAME])
-        plain.weight = nn.Parameter(value, requires_grad=False)
-        model.set_submodule(name, plain)
+        a, b = (cast(nn.Linear, m[NAME]).weight.detach() for m in (layer.lora_A, layer.lora_B))
+        value = add_product(weights[name].detach(), a, b, layer.scaling[NAME])
+        plain[name].weight = nn.Parameter(value, requires_grad=False)
+        model.set_submodule(name, plain[name])
     try:
         yield
     finally:
         for name, layer in found.items():
-            layer.get_base_layer().weight = weights[name]
+            plain[name].weight = weights[name]
             model.set_submodule(name, cast(nn.Module, layer))
 
 

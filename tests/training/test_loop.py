@@ -174,6 +174,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     assert not (tmp_path / "export").exists()
 
 
+def test_a_first_loss_that_cannot_be_right_stops_the_run_before_anything_is_saved(tmp_path):
+    message = r"squared is \d+\.\d\d in the first step, above the 0.10 .* --loop.guard=false"
+    with pytest.raises(ValueError, match=message):
+        trained(configured(tmp_path, ceiling=0.1, loop={"checkpoint_every": 1, "log_every": 1}))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    trained(configured(tmp_path, ceiling=0.1, loop={"guard": False, "max_steps": 2}))
+
+
+def test_a_resumed_run_is_not_held_to_the_first_step(tmp_path):
+    trained(configured(tmp_path, loop={"max_steps": 2}))
+    for max_steps in (3, 5):
+        config = configured(tmp_path, ceiling=1e6, loop={"max_steps": max_steps})
+        stage = Stage(config)
+        stage.ceilings = lambda: {"squared": 0.0}
+        train(stage, config)
+
+
 def test_a_finished_run_returns_at_once(tmp_path, monkeypatch):
     arguments = ["--loop.output", str(tmp_path), "--loop.max_steps", "2"]
     train_toy(arguments)

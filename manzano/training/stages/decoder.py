@@ -155,6 +155,9 @@ class Stage:
         loss = losses.sum() / totals["samples"]
         return loss, {"flow": loss.detach()}
 
+    def ceilings(self) -> dict[str, float]:
+        return {"flow": 4.0}  # twice the variance of latents minus noise
+
     def _place(self, device: torch.device) -> None:
         for part in (self.tokenizer, self.vae):
             if next(part.parameters()).device != device:

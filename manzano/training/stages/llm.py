@@ -27,6 +27,7 @@ from manzano.model import ManzanoForConditionalGeneration
 from manzano.processing import ManzanoProcessor
 from manzano.tokenizer.hybrid import HybridTokenizer, freeze_for_llm, resize_continuous
 from manzano.training.config import TrainConfig
+from manzano.training.guard import know_nothing
 from manzano.training.lora import Adapter, LoraConfig, add_lora, merged
 from manzano.training.stages.data import DataConfig, open_loader
 
@@ -141,7 +142,7 @@ def train_new_rows(model: ManzanoForConditionalGeneration) -> None:
     names = [name for name, parameter in model.named_parameters() if parameter in tables]
     for name in names:
         model.get_parameter(name).requires_grad_(True)
-    model.trained_rows = {name: new for name in names}
+    model.trained_rows = dict.fromkeys(names, new)  # pyright: ignore[reportArgumentType]
 
 
 class Stage:
@@ -196,6 +197,12 @@ class Stage:
             target_pixel_values=batch.target_pixel_values, totals=totals, use_cache=False,
         )  # fmt: skip
         return out.loss, {f"{name}": term.detach() for name, term in out.terms.items()}
+
+    def ceilings(self) -> dict[str, float]:
+        largest = know_nothing(self.model.vocabulary.size)
+        if "pretrained" in self.config.llm:  # knows text, but its rows of image ids are new
+            return {"text": largest}
+        return {"text": largest, "image": largest}
 
     @torch.no_grad()
     def preview(self, directory: Path, step: int) -> None:

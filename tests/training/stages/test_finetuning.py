@@ -173,3 +173,31 @@ def test_the_continuous_adapter_stays_where_the_language_model_alone_trains(
         model = load_stage("llm")[1](config).model
         trainable = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
         assert trainable == {"language_model"}
+
+
+def test_a_run_from_wrong_weights_stops_in_its_first_step(starts, ingredients, tmp_path):
+    config = tuned("llm", starts, ingredients, tmp_path)
+    stage = FixedStage(config)
+    table = stage.model.get_input_embeddings().weight.data
+    table[TEXT:] = 100 * table[TEXT:].flip(0)  # as if the ids were of another tokenizer
+    with pytest.raises(ValueError, match=r"image is \d+\.\d\d in the first step, above the 7.70"):
+        train(stage, config)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_decoder_on_latents_of_another_scale_stops_in_its_first_step(
+    starts, ingredients, tmp_path
+):
+    config = tuned("decoder", starts, ingredients, tmp_path)
+    stage = load_stage("decoder")[1](config)
+    stage.vae.register_to_config(scaling_factor=100 * stage.vae.config["scaling_factor"])
+    with pytest.raises(ValueError, match=r"flow is [\d.]+ in the first step, above the 4.00"):
+        train(stage, config)
+
+
+def test_a_pretrained_language_model_may_be_wrong_about_new_image_rows(ingredients, tmp_path):
+    stage = load_stage("llm")[1](configured("llm", ingredients, tmp_path))
+    assert stage.ceilings().keys() == {"text", "image"}
+    stage.model.language_model.save_pretrained(tmp_path / "llm")
+    pretrained = replace(stage.config, llm={"pretrained": str(tmp_path / "llm")})
+    assert load_stage("llm")[1](pretrained).ceilings().keys() == {"text"}
