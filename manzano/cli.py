@@ -79,7 +79,7 @@ def add_use_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def add_making_commands(commands: argparse._SubParsersAction) -> None:
-    """What makes one: data, assemble, demo."""
+    """What makes one: assemble, export, data, demo."""
     assemble = commands.add_parser(
         "assemble", help="make a Manzano folder from the exports of the stages"
     )
@@ -92,6 +92,19 @@ def add_making_commands(commands: argparse._SubParsersAction) -> None:
     )
     assemble.add_argument("-o", "--output", required=True, metavar="DIR")
     assemble.set_defaults(run=run_assemble)
+
+    export = commands.add_parser(
+        "export", help="make a Hugging Face folder from a checkpoint, shard by shard"
+    )
+    export.add_argument("checkpoint", help="run folder (its newest checkpoint), or one checkpoint")
+    export.add_argument("output", help="folder that does not exist yet")
+    export.add_argument(
+        "--shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="largest file of weights, and about what is held in memory (default: %(default)s)",
+    )
+    export.set_defaults(run=run_export)
 
     data = commands.add_parser("data", help="build or check data").add_subparsers(
         dest="data_command", required=True, metavar="COMMAND"
@@ -211,6 +224,15 @@ def run_assemble(arguments: argparse.Namespace) -> int:
             arguments.output, llm=arguments.llm, decoder=arguments.decoder, vae=arguments.vae
         )
     )
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from manzano.training.streaming import export_checkpoint
+
+    quiet_libraries()
+    path, output = arguments.checkpoint, arguments.output
+    print(export_checkpoint(path, output, shard_size=arguments.shard_size))
     return 0
 
 

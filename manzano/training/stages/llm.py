@@ -113,6 +113,13 @@ def make_processor(
     )
 
 
+def continued_processor(config: Config) -> ManzanoProcessor:
+    """That of `start`, for prompts as long as `row_length`."""
+    processor = ManzanoProcessor.from_pretrained(config.start)
+    processor.max_length = max(processor.max_length, config.row_length)
+    return processor
+
+
 def freeze(model: ManzanoForConditionalGeneration, config: Config) -> None:
     """Leaves trainable what `config` trains, and marks the blocks of the language model."""
     model._no_split_modules = list(model.language_model._no_split_modules or [])
@@ -155,8 +162,7 @@ class Stage:
                 config.start, dtype=torch.float32
             )
             self.model.config.image_weight = config.image_weight
-            self.processor = ManzanoProcessor.from_pretrained(config.start)
-            self.processor.max_length = max(self.processor.max_length, config.row_length)
+            self.processor = continued_processor(config)
         else:
             text = AutoTokenizer.from_pretrained(config.text_tokenizer)
             vision = HybridTokenizer.load(config.tokenizer)

@@ -15,11 +15,12 @@ from manzano.training import random_state
 from manzano.training.loop import train
 from manzano.training.lora import LoraConfig, load_adapter, merged
 from manzano.training.stages import load_stage
+from manzano.training.streaming import export_checkpoint
 from tests.tiny import QWEN3
 from tests.training.stages.real import FixedStage, child, configured, trained
 
 LOADED = {"llm": ManzanoForConditionalGeneration, "decoder": DiTAir}
-LORA = LoraConfig(rank=4, alpha=8)
+LORA = LoraConfig(rank=4, alpha=8.0)
 SPECIAL, TEXT = 8, 264
 """In the tiny vocabulary special tokens come first, then text, then image ids."""
 every_stage = pytest.mark.parametrize("name", LOADED)
@@ -127,6 +128,9 @@ def test_two_ranks_equal_one_process(start, own, starts, ingredients, tmp_path, 
     loop = replace(one.loop, output=str(tmp_path / "two"), accumulate=1, threads=1)
     on_two_ranks(replace(one, loop=loop), tmp_path, forkserver)
     two = weights(tmp_path / "two" / "export")
+    streamed = weights(export_checkpoint(tmp_path / "two", tmp_path / "streamed"))
+    assert streamed.keys() == two.keys()
+    assert all(torch.equal(streamed[key], value) for key, value in two.items())
     for key, value in weights(tmp_path / "one" / "export").items():
         torch.testing.assert_close(two[key], value, rtol=1e-5, atol=1e-5)
     if "train" in own:
