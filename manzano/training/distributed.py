@@ -63,12 +63,12 @@ def shut_down() -> None:
         dist.destroy_process_group()
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The submodules to shard and compile as units: those of a class that `_no_split_modules`
-    names.
+def blocks(model: nn.Module, *, frozen: bool = False) -> list[nn.Module]:
+    """The submodules to shard, compile and recompute as units: those of a class that
+    `_no_split_modules` names.
 
     Transformers and Diffusers models name their blocks so. Blocks without a trainable parameter are
-    left out.
+    left out unless `frozen`.
     """
     names = {name for m in model.modules() for name in getattr(m, "_no_split_modules", None) or ()}
     return [
@@ -76,7 +76,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
         for module in model.modules()
         if module is not model
         and type(module).__name__ in names
-        and any(p.requires_grad for p in module.parameters())
+        and (frozen or any(p.requires_grad for p in module.parameters()))
     ]
 
 

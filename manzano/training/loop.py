@@ -33,7 +33,8 @@ from manzano.training.interrupt import Interrupted, StopRequest
 from manzano.training.logging import RunLog
 from manzano.training.metrics import Window
 from manzano.training.optimizer import build_optimizer, set_learning_rate
-from manzano.training.rows import mask_gradients
+from manzano.training.recompute import recompute
+from manzano.training.rows import mask_gradients, trained_rows
 from manzano.training.stage import Stage, to_device
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,9 @@ def train(stage: Stage, config: TrainConfig) -> Path:
     if loop.threads:
         torch.set_num_threads(loop.threads)
     model = stage.model.to(world.device)
+    if loop.recompute:
+        for block in distributed.blocks(model, frozen=True):
+            recompute(block)
     if loop.compile:
         for block in distributed.blocks(model) or [model]:
             block.compile()
@@ -238,14 +242,25 @@ def training_mode(model: nn.Module) -> None:
 
 
 def what_trains(model: nn.Module) -> str:
-    """A line saying which top-level parts train, with their sizes."""
-    sizes: Counter[str] = Counter()
+    """A line saying which parts train and which are frozen, with their numbers of parameters."""
+    rows = trained_rows(model)
+    training: Counter[str] = Counter()
+    frozen: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            sizes[name.partition(".")[0]] += parameter.numel()
-    total = sum(parameter.numel() for parameter in model.parameters())
-    parts = ", ".join(f"{name} {size / 1e6:.3f}M" for name, size in sizes.items())
-    return f"training {sum(sizes.values()) / 1e6:.3f}M of {total / 1e6:.3f}M parameters: {parts}"
+        part, size = ".".join(name.split(".")[:-1][:2]) or name, parameter.numel()
+        trains = size if parameter.requires_grad else 0
+        if name in rows:
+            trains = int(rows[name].sum()) * parameter.shape[1]
+        training[part] += trains
+        frozen[part] += size - trains
+    total = training.total() + frozen.total()
+    line = f"training {training.total() / 1e6:.3f}M of {total / 1e6:.3f}M parameters: "
+    line += _sizes(training)
+    return f"{line}; frozen: {_sizes(frozen)}" if frozen.total() else line
+
+
+def _sizes(parts: Counter[str]) -> str:
+    return ", ".join(f"{name} {size / 1e6:.3f}M" for name, size in parts.items() if size)
 
 
 def mixed_precision(config: TrainConfig, world: World) -> torch.autocast:
