@@ -91,6 +91,9 @@ def add_making_commands(commands: argparse._SubParsersAction) -> None:
         "--vae", required=True, metavar="DIR", help="the VAE that the decoder was trained with"
     )
     assemble.add_argument("-o", "--output", required=True, metavar="DIR")
+    assemble.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="metrics.json of an evaluation, for the card"
+    )
     assemble.set_defaults(run=run_assemble)
 
     export = commands.add_parser(
@@ -105,6 +108,10 @@ def add_making_commands(commands: argparse._SubParsersAction) -> None:
         help="largest file of weights, and about what is held in memory (default: %(default)s)",
     )
     export.set_defaults(run=run_export)
+    for command in (assemble, export):
+        command.add_argument(
+            "--licence", default="", help="of the weights, for the model card, e.g. apache-2.0"
+        )
 
     data = commands.add_parser("data", help="build or check data").add_subparsers(
         dest="data_command", required=True, metavar="COMMAND"
@@ -219,11 +226,15 @@ def run_edit(arguments: argparse.Namespace) -> int:
 def run_assemble(arguments: argparse.Namespace) -> int:
     from manzano.assemble import assemble_folder
 
-    print(
-        assemble_folder(
-            arguments.output, llm=arguments.llm, decoder=arguments.decoder, vae=arguments.vae
-        )
+    folder = assemble_folder(
+        arguments.output,
+        llm=arguments.llm,
+        decoder=arguments.decoder,
+        vae=arguments.vae,
+        metrics=arguments.metrics,
+        licence=arguments.licence,
     )
+    print(folder)
     return 0
 
 
@@ -231,8 +242,13 @@ def run_export(arguments: argparse.Namespace) -> int:
     from manzano.training.streaming import export_checkpoint
 
     quiet_libraries()
-    path, output = arguments.checkpoint, arguments.output
-    print(export_checkpoint(path, output, shard_size=arguments.shard_size))
+    folder = export_checkpoint(
+        arguments.checkpoint,
+        arguments.output,
+        shard_size=arguments.shard_size,
+        licence=arguments.licence,
+    )
+    print(folder)
     return 0
 
 

@@ -57,7 +57,7 @@ def train(stage: Stage, config: TrainConfig) -> Path:
         for block in distributed.blocks(model, frozen=True):
             recompute(block)
     if loop.compile:
-        for block in distributed.blocks(model) or [model]:
+        for block in distributed.blocks(model, frozen=True) or [model]:
             block.compile()
     distributed.parallelize(model, world, bf16=loop.precision == "bf16")
     optimizer = build_optimizer(model, optim)

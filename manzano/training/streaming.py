@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from manzano.card import write_card
 from manzano.training import config as configuration
 from manzano.training.checkpoint import Checkpoints, quiet
 from manzano.training.command_line import from_dict
@@ -31,7 +32,7 @@ ONE_PROCESS = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def export_checkpoint(
-    path: str | Path, output: str | Path, *, shard_size: int | str = "5GB"
+    path: str | Path, output: str | Path, *, shard_size: int | str = "5GB", licence: str = ""
 ) -> Path:
     """Writes the folder that the run would have exported at this step; returns `output`.
 
@@ -40,6 +41,7 @@ def export_checkpoint(
         output: must not exist yet.
         shard_size: largest file of weights, in bytes or such as "500MB"; a larger tensor gets a
             file of its own.
+        licence: of the weights, for the model card.
 
     Raises:
         ValueError: if there is no checkpoint, its stage has no such export, the folders that the
@@ -50,7 +52,8 @@ def export_checkpoint(
     if output.exists():
         raise ValueError(f"{output} is there already: give a folder that does not exist yet")
     store = Checkpoints(checkpoint.parent, ONE_PROCESS, config={}, keep=1)
-    tree = store.manifest(checkpoint)["config"]
+    manifest = store.manifest(checkpoint)
+    tree = manifest["config"]
     stage = stage_of(tree)
     if stage not in OUTLINES:
         raise ValueError(
@@ -69,6 +72,8 @@ def export_checkpoint(
         adapter = Adapter(base=outline.base, mark=fingerprint(weights.base()), also=outline.also)
         state = weights.stored(adapter.names(outline.model))
         adapter.save(outline.model, partial / "adapter", state)
+    metrics, step = checkpoint.parent.parent / "metrics.jsonl", manifest["step"]
+    write_card(partial, library=outline.library, metrics=metrics, step=step, licence=licence)
     configuration.save(config, partial / "training.yaml")
     os.replace(partial, output)
     return output

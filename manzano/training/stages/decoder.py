@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import save_image
 
+from manzano.card import write_card
 from manzano.data_mix.encoders import PictureBatch, PictureEncoder
 from manzano.decoder.conditioning import corrupt_ids, keep_mask
 from manzano.decoder.dit_air import DIT_AIR, DiTAir
@@ -192,3 +193,5 @@ class Stage:
             self.model.save_pretrained(directory)
         if self.adapter:
             self.adapter.save(self.model, directory / "adapter")
+        metrics = Path(self.config.loop.output) / "metrics.jsonl"
+        write_card(directory, library="diffusers", metrics=metrics)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipImageProcessor
 
+from manzano.card import write_card
 from manzano.configuration import ManzanoConfig
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.data_mix.schema import read_samples
@@ -235,3 +236,5 @@ class Stage:
         if self.adapter:
             self.adapter.save(self.model, directory / "adapter")
         self.processor.save_pretrained(directory)
+        metrics = Path(self.config.loop.output) / "metrics.jsonl"
+        write_card(directory, library="transformers", metrics=metrics)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -28,6 +28,8 @@ class Outline:
 
     model: nn.Module
     """On the meta device; frozen and adapted as in training."""
+    library: Literal["transformers", "diffusers"]
+    """Reads the folder."""
     weights: str
     """Name of the file of weights: transformers' or diffusers'."""
     frozen: Mapping[str, str]
@@ -57,7 +59,7 @@ def outline_llm(config: llm.Config) -> Outline:
 
     parts = {"vision.": config.tokenizer, "language_model.": config.llm.get("pretrained", "")}
     return Outline(
-        model=model, weights="model.safetensors", write_rest=write_rest,
+        model=model, library="transformers", weights="model.safetensors", write_rest=write_rest,
         frozen={"": config.start} if config.start else parts,
         base=config.start, also=llm.trained_whole(config),
     )  # fmt: skip
@@ -106,8 +108,8 @@ def outline_decoder(config: decoder.Config) -> Outline:
         if config.lora.rank:
             add_lora(model, config.lora)
     return Outline(
-        model=model, weights="diffusion_pytorch_model.safetensors", write_rest=model.save_config,
-        frozen={"": config.start}, base=config.start,
+        model=model, library="diffusers", weights="diffusion_pytorch_model.safetensors",
+        write_rest=model.save_config, frozen={"": config.start}, base=config.start,
     )  # fmt: skip
 
 

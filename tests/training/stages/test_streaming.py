@@ -1,7 +1,9 @@
 """An export streamed out of a checkpoint equals that of the run, and takes less memory."""
 
+import ctypes
 import gc
 import json
+import platform
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +61,10 @@ def pretrained_rows(config, starts: Path):  # noqa: F811
     return replace(config, llm={"pretrained": str(folder)}, train="rows")
 
 
-@pytest.mark.parametrize("name", ["llm", "decoder"])
-@pytest.mark.parametrize("kind", ["parts", "start", "lora", "rows"])
+CASES = [(name, kind) for name in ("llm", "decoder") for kind in ("parts", "start", "lora")]
+
+
+@pytest.mark.parametrize(("name", "kind"), [*CASES, ("llm", "rows")])
 def test_a_streamed_export_equals_that_of_the_run(name, kind, starts, ingredients, tmp_path):  # noqa: F811
     if kind in ("parts", "rows"):
         config = configured(name, ingredients, tmp_path / "run")
@@ -68,8 +72,6 @@ def test_a_streamed_export_equals_that_of_the_run(name, kind, starts, ingredient
         own = {"lora": LORA} if kind == "lora" else {}
         config = tuned(name, starts, ingredients, tmp_path / "run", **own)
     if kind == "rows":
-        if name == "decoder":
-            pytest.skip("a decoder has no rows")
         config = pretrained_rows(config, starts)
     trained(name, replace(config, optim=replace(config.optim, ema_decay=0.9)))
     output = export_checkpoint(tmp_path / "run", tmp_path / "out", shard_size="20KB")
@@ -88,7 +90,7 @@ def resident(field: str) -> int:
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory"
+    platform.libc_ver()[0] != "glibc", reason="the peak of memory is told by Linux with glibc"
 )
 def test_memory_follows_the_size_of_a_shard_and_not_of_the_model(ingredients, tmp_path):
     config = configured("decoder", ingredients, tmp_path / "run")
@@ -103,13 +105,14 @@ def test_memory_follows_the_size_of_a_shard_and_not_of_the_model(ingredients, tm
     peaks = {}
     for shard_size in (total // 16, 2 * total):
         gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free is not in memory any more
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = resident("VmRSS")
         export_checkpoint(tmp_path / "run", tmp_path / str(shard_size), shard_size=shard_size)
         peaks[shard_size] = resident("VmHWM") - before
     small, large = peaks.values()
     assert total > 70e6
-    assert large > total
+    assert large > 0.9 * total
     assert small < total / 2
 
 
