@@ -247,7 +247,8 @@ def what_trains(model: nn.Module) -> str:
     training: Counter[str] = Counter()
     frozen: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        part, size = ".".join(name.split(".")[:-1][:2]) or name, parameter.numel()
+        module, size = name.split(".")[:-1], parameter.numel()
+        part = ".".join(word for word in module[:2] if not word.isdigit()) or name
         trains = size if parameter.requires_grad else 0
         if name in rows:
             trains = int(rows[name].sum()) * parameter.shape[1]

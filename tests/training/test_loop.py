@@ -14,7 +14,7 @@ from manzano.data_mix.mixture import MixtureConfig
 from manzano.training import random_state
 from manzano.training.config import LoopConfig
 from manzano.training.interrupt import Interrupted
-from manzano.training.loop import train
+from manzano.training.loop import train, what_trains
 from manzano.training.optimizer import OptimConfig
 from tests.data_mix.samples import make_folder
 
@@ -189,6 +189,14 @@ def test_a_resumed_run_is_not_held_to_the_first_step(tmp_path):
         stage = Stage(config)
         stage.ceilings = lambda: {"squared": 0.0}
         train(stage, config)
+
+
+def test_what_trains_and_what_is_frozen_are_told_part_by_part():
+    line = what_trains(Stage(configured(Path("unused"))).model)
+    assert line == (
+        "training 0.000M of 0.000M parameters: unused 0.000M, blocks 0.000M, head 0.000M; "
+        "frozen: frozen 0.000M"
+    )
 
 
 def test_a_finished_run_returns_at_once(tmp_path, monkeypatch):
