@@ -4,6 +4,7 @@ OUTPUT/                 the llm stage's export: model, tokenizer, processor
   transformer/          the decoder stage's export: DiT-Air
   vae/                  the AutoencoderKL that the decoder was trained with
   scheduler/            FlowMatchEulerDiscreteScheduler
+  README.md             the model card
 """
 
 import json
@@ -11,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from manzano.card import write_card
 from manzano.decoder.vae import vae_folder
 
 _DIFFUSION_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -22,15 +24,25 @@ _FILES = {
 """What each export must hold; weights may also be sharded, with an index."""
 _FOLDERS = {"decoder": "transformer", "vae": "vae"}
 """Sub-folders of the result; the llm's export is its root."""
-_NOT_COPIED = shutil.ignore_patterns("training.yaml")
+_NOT_COPIED = shutil.ignore_patterns("training.yaml", "adapter", "README.md")
 
 
 def assemble_folder(
-    output: str | Path, *, llm: str | Path, decoder: str | Path, vae: str | Path
+    output: str | Path,
+    *,
+    llm: str | Path,
+    decoder: str | Path,
+    vae: str | Path,
+    metrics: Path | None = None,
+    licence: str = "",
 ) -> Path:
     """Copies the exports into `output` and returns it; a Manzano folder that is there is replaced.
 
     Written beside `output` first and renamed, so that there is the whole folder or none.
+
+    Args:
+        metrics: What was measured of the whole, for its model card: metrics.json of an evaluation.
+        licence: Of the weights, for the card.
 
     Raises:
         ValueError: An export lacks a file, the parts were not trained with each other, or `output`
@@ -49,6 +61,7 @@ def assemble_folder(
     for name, subfolder in _FOLDERS.items():
         shutil.copytree(parts[name], partial / subfolder, ignore=_NOT_COPIED)
     _write_scheduler(partial / "scheduler")
+    write_card(partial, library="transformers", metrics=metrics, licence=licence)
     if output.exists():
         shutil.rmtree(output)
     return partial.rename(output)

@@ -114,7 +114,7 @@ def add_use_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def add_making_commands(commands: argparse._SubParsersAction) -> None:
-    """What makes one: data, assemble, demo."""
+    """What makes one: assemble, export, data, demo."""
     assemble = commands.add_parser(
         "assemble", help="make a Manzano folder from the exports of the stages"
     )
@@ -126,7 +126,27 @@ def add_making_commands(commands: argparse._SubParsersAction) -> None:
         "--vae", required=True, metavar="DIR", help="the VAE that the decoder was trained with"
     )
     assemble.add_argument("-o", "--output", required=True, metavar="DIR")
+    assemble.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="metrics.json of an evaluation, for the card"
+    )
     assemble.set_defaults(run=run_assemble)
+
+    export = commands.add_parser(
+        "export", help="make a Hugging Face folder from a checkpoint, shard by shard"
+    )
+    export.add_argument("checkpoint", help="run folder (its newest checkpoint), or one checkpoint")
+    export.add_argument("output", help="folder that does not exist yet")
+    export.add_argument(
+        "--shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="largest file of weights, and about what is held in memory (default: %(default)s)",
+    )
+    export.set_defaults(run=run_export)
+    for command in (assemble, export):
+        command.add_argument(
+            "--licence", default="", help="of the weights, for the model card, e.g. apache-2.0"
+        )
 
     data = commands.add_parser("data", help="build or check data").add_subparsers(
         dest="data_command", required=True, metavar="COMMAND"
@@ -273,11 +293,29 @@ def run_edit(arguments: argparse.Namespace) -> int:
 def run_assemble(arguments: argparse.Namespace) -> int:
     from manzano.assemble import assemble_folder
 
-    print(
-        assemble_folder(
-            arguments.output, llm=arguments.llm, decoder=arguments.decoder, vae=arguments.vae
-        )
+    folder = assemble_folder(
+        arguments.output,
+        llm=arguments.llm,
+        decoder=arguments.decoder,
+        vae=arguments.vae,
+        metrics=arguments.metrics,
+        licence=arguments.licence,
     )
+    print(folder)
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from manzano.training.streaming import export_checkpoint
+
+    quiet_libraries()
+    folder = export_checkpoint(
+        arguments.checkpoint,
+        arguments.output,
+        shard_size=arguments.shard_size,
+        licence=arguments.licence,
+    )
+    print(folder)
     return 0
 
 

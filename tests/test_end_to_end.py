@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
@@ -74,6 +75,22 @@ def test_the_report_shows_all_that_was_made(demo):
         assert words in page
     for stage in STAGES:
         assert f"Config of {stage}" in page
+
+
+def test_the_card_of_the_folder_has_the_figures_that_were_measured(demo, tmp_path):
+    _, run = demo
+    card = ModelCard.load(run / "model" / "README.md")
+    assert (card.data.pipeline_tag, card.data.library_name) == ("any-to-any", "transformers")
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name in FIGURES:
+        value, floor, n = (metrics[name][key] for key in ("value", "floor", "n"))
+        assert f"| {name} | {value:.4g} | {floor:.4g} | {n} |" in card.text
+    parts = [f"--{name}={run / name / 'export'}" for name in ("llm", "decoder", "vae")]
+    assert main(["assemble", *parts, "--licence=mit", "-o", str(tmp_path / "out")]) == 0
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "mit"
+    assert "Not measured." in card.text
+    assert not list((tmp_path / "out").glob("*/README.md"))
 
 
 def test_a_finished_demo_given_again_changes_nothing(demo):

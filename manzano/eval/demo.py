@@ -54,6 +54,7 @@ def run_demo(*configs: Path, data_limit: int | None = None) -> Path:
             export that has been made anew since.
     """
     from manzano.assemble import assemble_folder
+    from manzano.card import write_card
     from manzano.data_mix.build import build_demo
     from manzano.training import run
 
@@ -70,7 +71,7 @@ def run_demo(*configs: Path, data_limit: int | None = None) -> Path:
             run(name, ["--config", str(files[name])])
 
     model = folder / "model"
-    parts = {name: _export(stages[name]) for name in ("llm", "decoder", "vae")}
+    parts: dict[str, Any] = {name: _export(stages[name]) for name in ("llm", "decoder", "vae")}
     with diary.step("model", "one folder of all parts"):
         made_from = fingerprint(*parts.values())
         if diary.record.get("model") != made_from or not model.is_dir():
@@ -83,7 +84,8 @@ def run_demo(*configs: Path, data_limit: int | None = None) -> Path:
         if diary.record.get("evaluation") == measured and report.is_file():
             return report
         _evaluate(model, data, stages, diary, report)
-        diary.note("evaluation", measured)
+        write_card(model, library="transformers", metrics=report.with_name("metrics.json"))
+        diary.note("evaluation", fingerprint(model, data / "BUILD.json"))
     return report
 
 

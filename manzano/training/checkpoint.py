@@ -114,7 +114,7 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)  # has no manifest
                 partial.mkdir(parents=True)
             self.world.barrier()
-            with _quiet():
+            with quiet():
                 writer = FileSystemWriter(partial / "state")
                 save({"train": state}, storage_writer=writer, no_dist=self.world.size == 1)
             buffer = io.BytesIO()  # torch.save to a file hides the cause of a failure
@@ -138,7 +138,7 @@ class Checkpoints:
         path = self.last
         if path is None:
             return 0, None
-        manifest = self._manifest(path)
+        manifest = self.manifest(path)
         self._require_same_config(path, manifest)
         same_ranks = manifest["ranks"] == self.world.size
         if not same_ranks and not self.restart_data:
@@ -149,7 +149,7 @@ class Checkpoints:
                 "data afresh."
             )
         try:
-            with _quiet():
+            with quiet():
                 reader = FileSystemReader(path / "state")
                 load({"train": state}, storage_reader=reader, no_dist=self.world.size == 1)
         except CheckpointException as error:
@@ -181,7 +181,8 @@ class Checkpoints:
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise self._damaged(path, f"{file.name}: {error}") from error
 
-    def _manifest(self, path: Path) -> dict[str, Any]:
+    def manifest(self, path: Path) -> dict[str, Any]:
+        """What a checkpoint says of itself. Raises RuntimeError where a file is not whole."""
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -229,7 +230,7 @@ class Checkpoints:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warning that a single process is a single process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")

@@ -30,21 +30,38 @@ def parse(schema: type[Config], argv: Sequence[str], *, prog: str = "train.py") 
     Exits with code 2 and one sentence on stderr where something is wrong; `--help` and
     `--print_config` print and exit with code 0.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
+    parser = _parser(schema, prog)
     parser.add_argument(
         "--config", action="config", help="YAML file; several are merged from left to right."
     )
-    parser.add_class_arguments(schema)
     try:
         for path in _config_files(argv):
             _check_file(path, schema)
-        values = parser.instantiate(parser.parse_args(list(argv)))
-        return schema(**{name: values[name] for name in _fields(schema)})
+        return _instance(schema, parser.instantiate(parser.parse_args(list(argv))))
     except ArgumentError as error:
         fail(prog, _explain(error.message, schema))
     except ValueError as error:  # a __post_init__ or _check_file
         fail(prog, str(error))
+
+
+def from_dict(schema: type[Config], tree: Mapping[str, Any]) -> Config:
+    """An instance of the dataclass `schema` from what `config.to_dict` made of one.
+
+    Raises ArgumentError, a TypeError or a ValueError where something is wrong.
+    """
+    parser = _parser(schema, "from_dict")
+    return _instance(schema, parser.instantiate(parser.parse_object(dict(tree))))
+
+
+def _parser(schema: type, prog: str) -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(schema)
+    return parser
+
+
+def _instance(schema: type[Config], values: Any) -> Config:
+    return schema(**{name: values[name] for name in _fields(schema)})
 
 
 def fail(prog: str, message: str) -> NoReturn:

@@ -33,6 +33,9 @@ class LoopConfig:
     """bf16: matrix products in bfloat16, weights and optimizer in float32. Slow on most CPUs."""
     compile: bool = False
     """torch.compile the blocks of the model. Pays on a GPU only."""
+    recompute: bool = False
+    """Compute the activations of blocks a second time in the backward pass instead of keeping them:
+    less memory for about a third more time."""
     threads: int = 0
     """CPU threads per rank; 0 leaves torch's own choice (torchrun sets OMP_NUM_THREADS=1)."""
     checkpoint_every: int = 1000
@@ -45,6 +48,8 @@ class LoopConfig:
     """Steps between previews; 0 means none."""
     tensorboard: bool = False
     """Also write TensorBoard events to the run folder."""
+    guard: bool = True
+    """Stop in the first step where a loss is far above what a model that knows nothing gives."""
     restart_data: bool = False
     """Going on with another number of ranks: draw the data afresh. accumulate may then change."""
 
@@ -76,6 +81,7 @@ HARMLESS = {
     "loop.max_steps",
     "loop.device",
     "loop.compile",
+    "loop.recompute",
     "loop.threads",
     "loop.checkpoint_every",
     "loop.keep_checkpoints",
@@ -83,6 +89,7 @@ HARMLESS = {
     "loop.preview_every",
     "loop.tensorboard",
     "loop.restart_data",
+    "loop.guard",
 }
 """Keys that may change when a run goes on from a checkpoint: none alters what one step computes."""
 

@@ -83,12 +83,12 @@ def turn() -> Iterator[None]:
         yield
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The submodules to shard and compile as units: those of a class that `_no_split_modules`
-    names.
+def blocks(model: nn.Module, *, frozen: bool = False) -> list[nn.Module]:
+    """The submodules to shard, compile and recompute as units: those of a class that
+    `_no_split_modules` names.
 
     Transformers and Diffusers models name their blocks so. Blocks without a trainable parameter are
-    left out.
+    left out unless `frozen`.
     """
     names = {name for m in model.modules() for name in getattr(m, "_no_split_modules", None) or ()}
     return [
@@ -96,7 +96,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
         for module in model.modules()
         if module is not model
         and type(module).__name__ in names
-        and any(p.requires_grad for p in module.parameters())
+        and (frozen or any(p.requires_grad for p in module.parameters()))
     ]
 
 
@@ -104,14 +104,16 @@ def parallelize(model: nn.Module, world: World, *, bf16: bool) -> None:
     """Move the model to the device and, of several ranks, shard its trainable parameters, in place.
 
     Block by block, so that the device never holds all of them whole. Frozen parameters stay whole
-    on every rank, so that a frozen part may run on one rank and not on another. Gradients are
-    averaged over ranks: scale the loss by `world.size` where a sum is meant.
+    on every rank, so that a frozen part may run on one rank and not on another; but those in a
+    block that trains in part, as under LoRA, are sharded with it, since it runs on all of them.
+    Gradients are averaged over ranks: scale the loss by `world.size` where a sum is meant.
     """
     if world.size == 1:
         model.to(world.device)
         return
     mesh = init_device_mesh(world.device.type, (world.size,))
-    frozen = {p for p in model.parameters() if not p.requires_grad}
+    inside = {p for block in blocks(model) for p in block.parameters()}
+    frozen = {p for p in model.parameters() if not p.requires_grad} - inside
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if bf16:
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)

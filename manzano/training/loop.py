@@ -28,10 +28,13 @@ from manzano.training.checkpoint import Checkpoints, TrainState
 from manzano.training.config import TrainConfig
 from manzano.training.distributed import World
 from manzano.training.ema import MovingAverage
+from manzano.training.guard import check_first_step
 from manzano.training.interrupt import Interrupted, StopRequest
 from manzano.training.logging import RunLog
 from manzano.training.metrics import Window
 from manzano.training.optimizer import build_optimizer, set_learning_rate
+from manzano.training.recompute import recompute
+from manzano.training.rows import mask_gradients, trained_rows
 from manzano.training.stage import Stage, to_device
 
 logger = logging.getLogger(__name__)
@@ -42,16 +45,19 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
     export. `placed` is called once the model is sharded and on its device.
 
     Raises Interrupted after saving at SIGTERM or SIGINT; RuntimeError where a figure is not finite
-    or the newest checkpoint is damaged; ValueError for a checkpoint of another run; OSError where
-    the disk refuses.
+    or the newest checkpoint is damaged; ValueError for a checkpoint of another run, or a first loss
+    that cannot be right; OSError where the disk refuses.
     """
     loop, optim, output = config.loop, config.optim, Path(config.loop.output)
     world = distributed.setup(loop.device)
     if loop.threads:
         torch.set_num_threads(loop.threads)
     model = stage.model
+    if loop.recompute:
+        for block in distributed.blocks(model, frozen=True):
+            recompute(block)
     if loop.compile:
-        for block in distributed.blocks(model) or [model]:
+        for block in distributed.blocks(model, frozen=True) or [model]:
             block.compile()
     distributed.parallelize(model, world, bf16=loop.precision == "bf16")
     placed()
@@ -101,6 +107,8 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
                 ema.update(step)
             step += 1
             window.add(step, shares, equals, counts)
+            if step == 1 and loop.guard:
+                check_first_step(window.means(), stage.ceilings())
 
             finished = step == loop.max_steps
             if finished or step % loop.log_every == 0:
@@ -184,6 +192,7 @@ def train_step(
     for parameter in parameters:
         if parameter.grad is None:  # not used in this step: the same as on a rank that did use it
             parameter.grad = torch.zeros_like(parameter)
+    mask_gradients(stage.model)
     norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -235,14 +244,26 @@ def training_mode(model: nn.Module) -> None:
 
 
 def what_trains(model: nn.Module) -> str:
-    """A line saying which top-level parts train, with their sizes."""
-    sizes: Counter[str] = Counter()
+    """A line saying which parts train and which are frozen, with their numbers of parameters."""
+    rows = trained_rows(model)
+    training: Counter[str] = Counter()
+    frozen: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            sizes[name.partition(".")[0]] += parameter.numel()
-    total = sum(parameter.numel() for parameter in model.parameters())
-    parts = ", ".join(f"{name} {size / 1e6:.3f}M" for name, size in sizes.items())
-    return f"training {sum(sizes.values()) / 1e6:.3f}M of {total / 1e6:.3f}M parameters: {parts}"
+        module, size = name.split(".")[:-1], parameter.numel()
+        part = ".".join(word for word in module[:2] if not word.isdigit()) or name
+        trains = size if parameter.requires_grad else 0
+        if name in rows:
+            trains = int(rows[name].sum()) * parameter.shape[1]
+        training[part] += trains
+        frozen[part] += size - trains
+    total = training.total() + frozen.total()
+    line = f"training {training.total() / 1e6:.3f}M of {total / 1e6:.3f}M parameters: "
+    line += _sizes(training)
+    return f"{line}; frozen: {_sizes(frozen)}" if frozen.total() else line
+
+
+def _sizes(parts: Counter[str]) -> str:
+    return ", ".join(f"{name} {size / 1e6:.3f}M" for name, size in parts.items() if size)
 
 
 def mixed_precision(config: TrainConfig, world: World) -> torch.autocast:

@@ -69,12 +69,14 @@ class OptimConfig:
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """Fused AdamW, or Muon, over the parameters of `model` that require gradients.
 
+    A table of which only some rows train has no weight decay, which would move the others too.
     Raises ValueError where nothing is trainable or a prefix of `lr_multipliers` matches no
     parameter.
     """
     from torch.optim import AdamW
 
     from manzano.training.muon import Muon, hidden_matrices
+    from manzano.training.rows import trained_rows
 
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
@@ -85,7 +87,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         if not any(name.startswith(prefix) for name in trainable):
             raise ValueError(_unmatched(prefix, list(trainable)))
     matrices = hidden_matrices(model) if config.matrix_lr else set()
-    undecayed = _undecayed(model)
+    undecayed = _undecayed(model) | trained_rows(model).keys()
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
         momentum = config.momentum if parameter in matrices else 0.0

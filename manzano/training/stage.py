@@ -33,7 +33,9 @@ class Stage(Protocol):
     model: nn.Module
     """The one root module. Frozen submodules may be inside, with requires_grad=False; they are kept
     in eval mode and are neither sharded nor checkpointed. Classes named in `_no_split_modules` (of
-    the root or of a submodule) are the units of sharding and compilation."""
+    the root or of a submodule) are the units of sharding and compilation.
+    `trained_rows` of the root, where it is set, names tables of which only some rows train
+    (`manzano.training.rows`)."""
 
     def batches(self, *, rank: int, world_size: int) -> Loader:
         """This rank's stream of micro-batches: objects with `.to(device)`, or dicts of tensors."""
@@ -59,6 +61,11 @@ class Stage(Protocol):
         Call `self.model(...)` as a whole, and let the same parameters take part on every rank:
         sharded parameters are gathered by forward hooks, in which all ranks must join.
         """
+        ...
+
+    def ceilings(self) -> dict[str, float]:
+        """The largest plausible value of metrics in the first step of a run, by name: what a model
+        that knows nothing gives, with head room (`manzano.training.guard`)."""
         ...
 
     def preview(self, directory: Path, step: int) -> None:

@@ -14,7 +14,7 @@ from manzano.data_mix.mixture import MixtureConfig
 from manzano.training import random_state
 from manzano.training.config import LoopConfig
 from manzano.training.interrupt import Interrupted
-from manzano.training.loop import train
+from manzano.training.loop import train, what_trains
 from manzano.training.optimizer import OptimConfig
 from tests.data_mix.samples import make_folder
 
@@ -172,6 +172,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     with pytest.raises(RuntimeError, match=message):
         trained(configured(tmp_path, poison_step=6))
     assert not (tmp_path / "export").exists()
+
+
+def test_a_first_loss_that_cannot_be_right_stops_the_run_before_anything_is_saved(tmp_path):
+    message = r"squared is \d+\.\d\d in the first step, above the 0.10 .* --loop.guard=false"
+    with pytest.raises(ValueError, match=message):
+        trained(configured(tmp_path, ceiling=0.1, loop={"checkpoint_every": 1, "log_every": 1}))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    trained(configured(tmp_path, ceiling=0.1, loop={"guard": False, "max_steps": 2}))
+
+
+def test_a_resumed_run_is_not_held_to_the_first_step(tmp_path):
+    trained(configured(tmp_path, loop={"max_steps": 2}))
+    for max_steps in (3, 5):
+        config = configured(tmp_path, ceiling=1e6, loop={"max_steps": max_steps})
+        stage = Stage(config)
+        stage.ceilings = lambda: {"squared": 0.0}
+        train(stage, config)
+
+
+def test_what_trains_and_what_is_frozen_are_told_part_by_part():
+    line = what_trains(Stage(configured(Path("unused"))).model)
+    assert line == (
+        "training 0.000M of 0.000M parameters: unused 0.000M, blocks 0.000M, head 0.000M; "
+        "frozen: frozen 0.000M"
+    )
 
 
 def test_a_finished_run_returns_at_once(tmp_path, monkeypatch):

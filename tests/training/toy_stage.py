@@ -27,6 +27,8 @@ class Config(TrainConfig):
     """Rows in a micro-batch."""
     dropout: float = 0.1
     """Makes training draw from torch's generator."""
+    ceiling: float = 1e6
+    """The largest plausible first value of `squared`."""
     poison_step: int = -1
     """The batch (counted from 0) whose inputs are not finite."""
 
@@ -124,6 +126,9 @@ class Stage:
         error = self.model(batch["x"]).float() + noise - batch["y"].nan_to_num()
         loss = (error.square() * known).sum() / totals["rows"]
         return loss, {"squared": loss.detach()}
+
+    def ceilings(self) -> dict[str, float]:
+        return {"squared": self.config.ceiling}
 
     def preview(self, directory: Path, step: int) -> None:
         value = float(self.model(torch.ones(WIDTH, device=self.model.head.weight.device)))

@@ -5,6 +5,7 @@ part. Where the target edits another picture, that picture's latents are given t
 configurations of this stage; each starts from the one before.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from manzano.card import write_card
 from manzano.data_mix.encoders import BucketEncoder, PictureBatch, PictureEncoder
 from manzano.data_mix.sizes import SQUARE, bucket_size
 from manzano.decoder.conditioning import corrupt_ids, keep_mask
@@ -26,6 +28,7 @@ from manzano.load_report import strict_report
 from manzano.tokenizer.hybrid import HybridTokenizer
 from manzano.training.config import TrainConfig
 from manzano.training.kept import Kept
+from manzano.training.lora import Adapter, LoraConfig, add_lora, merged
 from manzano.training.stages.data import DataConfig, open_loader
 
 
@@ -44,6 +47,8 @@ class Config(TrainConfig):
     model: dict[str, Any] = field(default_factory=lambda: {"preset": "L"})
     """Arguments of DiTAir, or {preset: S | B | L | XL | XXL | 0.9B | 1.75B | 3.52B} with others on
     top."""
+    lora: LoraConfig = LoraConfig()
+    """Small matrices in place of the decoder's own weights."""
     image_size: int = 256
     """Pixels, side of the square that is painted."""
     buckets: bool = False
@@ -75,6 +80,9 @@ class Config(TrainConfig):
                 f"min_short_side is {self.min_short_side}; give pixels, or 0 to take all pictures"
             )
 
+        if self.lora.rank and not self.start:
+            raise ValueError("lora adapts a decoder that is on disk: give start, its folder.")
+
 
 def build_decoder(settings: dict, *, in_channels: int, condition_width: int) -> DiTAir:
     """A DiTAir from its arguments or a preset.
@@ -93,6 +101,15 @@ def build_decoder(settings: dict, *, in_channels: int, condition_width: int) -> 
         )
     except TypeError as error:
         raise ValueError(f"model does not fit DiTAir: {error}") from error
+
+
+def new_decoder(config: Config, vae: Mapping[str, Any], condition_width: int) -> DiTAir:
+    """The decoder that `config` describes, for latents of the VAE with the configuration `vae`."""
+    side = config.image_size // 2 ** (len(vae["block_out_channels"]) - 1)
+    settings = {"rope_size": side, **config.model}
+    return build_decoder(
+        settings, in_channels=vae["latent_channels"], condition_width=condition_width
+    )
 
 
 def load_start(folder: str, *, in_channels: int, condition_width: int) -> DiTAir:
@@ -133,8 +150,11 @@ class Stage:
         if config.start:
             self.model = load_start(config.start, **sizes)
         else:
-            settings = {"rope_size": config.image_size // factor, **config.model}
-            self.model = build_decoder(settings, **sizes)
+            self.model = new_decoder(config, self.vae.config, sizes["condition_width"])
+        self.adapter = None
+        if config.lora.rank:
+            self.adapter = Adapter.of(self.model, config.start)
+            add_lora(self.model, config.lora)
         self.model.register_to_config(sample_size=config.image_size)
         self.encoder = self._encoder(factor * self.model.patch_size)
         self.ids = Kept(self._compute_ids, config.keep_encoded)
@@ -197,6 +217,9 @@ class Stage:
         loss = losses.sum() / totals["samples"]
         return loss, {"flow": loss.detach()}
 
+    def ceilings(self) -> dict[str, float]:
+        return {"flow": 4.0}  # twice the variance of latents minus noise
+
     def _place(self, device: torch.device) -> None:
         for part in (self.tokenizer, self.vae):
             if next(part.parameters()).device != device:
@@ -255,4 +278,9 @@ class Stage:
         save_image(rows * 0.5 + 0.5, file, nrow=len(pixels))
 
     def export(self, directory: Path) -> None:
-        self.model.save_pretrained(directory)
+        with merged(self.model):
+            self.model.save_pretrained(directory)
+        if self.adapter:
+            self.adapter.save(self.model, directory / "adapter")
+        metrics = Path(self.config.loop.output) / "metrics.jsonl"
+        write_card(directory, library="diffusers", metrics=metrics)

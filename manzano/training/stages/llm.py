@@ -2,32 +2,35 @@
 
 Pre-training, continued pre-training and fine-tuning are configurations of this one stage. ViT and
 discrete adapter are frozen, which fixes the image vocabulary; language model and continuous adapter
-are trained.
+are trained, or as little of them as `train` and `lora` say.
 """
 
 import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipImageProcessor
 
+from manzano.card import write_card
 from manzano.configuration import ManzanoConfig
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.data_mix.schema import read_samples
 from manzano.llm.backbone import build_language_model
 from manzano.llm.image_rows import init_image_rows
 from manzano.llm.loss import count_targets
-from manzano.llm.vocabulary import joint_vocabulary
+from manzano.llm.vocabulary import SPECIAL_TOKENS, joint_vocabulary
 from manzano.load_report import strict_report
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.processing import ManzanoProcessor
 from manzano.tokenizer.hybrid import HybridTokenizer, freeze_for_llm, resize_continuous
 from manzano.training.config import TrainConfig
+from manzano.training.guard import know_nothing
+from manzano.training.lora import Adapter, LoraConfig, add_lora, merged
 from manzano.training.stages.data import DataConfig, open_loader
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,11 @@ class Config(TrainConfig):
     """Export folder of the tokenizer stage."""
     llm: dict[str, Any] = field(default_factory=dict)
     """The language model: model_type and its settings (transformers), or {pretrained: NAME}."""
+    train: Literal["all", "language_model", "rows"] = "all"
+    """all: language model and continuous adapter; language_model: that alone; rows: nothing but the
+    rows of image ids and special tokens in its embedding and head."""
+    lora: LoraConfig = LoraConfig()
+    """Small matrices in place of the language model's own weights."""
     row_length: int = 4096
     """Tokens in a packed row, and the longest prompt the model is meant for."""
     max_questions: int = 4
@@ -70,6 +78,10 @@ class Config(TrainConfig):
                 "start brings its own text tokenizer, vision tokenizer and language model: remove "
                 "text_tokenizer, tokenizer and llm, or remove start."
             )
+        if self.lora.rank and not self.start:
+            raise ValueError("lora adapts a model that is on disk: give start, a Manzano folder.")
+        if self.lora.rank and self.train == "rows":
+            raise ValueError("train: rows leaves nothing for lora to adapt: give one of the two.")
 
 
 def assemble(
@@ -91,7 +103,7 @@ def assemble(
 
 
 def make_processor(
-    vision: HybridTokenizer, text: PreTrainedTokenizerBase, max_length: int
+    vision: HybridTokenizer, text: PreTrainedTokenizerBase, max_length: int, max_tiles: int = 1
 ) -> ManzanoProcessor:
     """The processor that goes with a vision tokenizer and a text tokenizer."""
     side = vision.config.image_size
@@ -100,8 +112,49 @@ def make_processor(
         image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True,
     )  # fmt: skip
     return ManzanoProcessor(
-        pictures, text, num_image_tokens=vision.num_tokens, max_length=max_length
-    )
+        pictures, text, num_image_tokens=vision.num_tokens, max_length=max_length,
+        max_tiles=max_tiles,
+    )  # fmt: skip
+
+
+def continued_processor(config: Config) -> ManzanoProcessor:
+    """That of `start`, for prompts as long as `row_length` and pictures of `max_tiles`."""
+    processor = ManzanoProcessor.from_pretrained(config.start)
+    processor.max_length = max(processor.max_length, config.row_length)
+    processor.max_tiles = config.max_tiles
+    return processor
+
+
+def freeze(model: ManzanoForConditionalGeneration, config: Config) -> None:
+    """Leaves trainable what `config` trains, and marks the blocks of the language model."""
+    model._no_split_modules = list(model.language_model._no_split_modules or [])
+    if config.lora.rank:
+        add_lora(model, config.lora)  # freezes all else
+        model.vision.continuous_adapter.requires_grad_(True)
+    freeze_for_llm(model.vision)
+    if config.train == "language_model":
+        model.vision.requires_grad_(False)
+    if config.train == "rows":
+        model.requires_grad_(False)
+        train_new_rows(model)
+
+
+def trained_whole(config: Config) -> list[str]:
+    """What is trained whole beside matrices that are adapted."""
+    return ["vision.continuous_adapter"] if config.train == "all" else []
+
+
+def train_new_rows(model: ManzanoForConditionalGeneration) -> None:
+    """Makes the rows of image ids and special tokens trainable, in the embedding and the head."""
+    vocabulary = model.vocabulary
+    new = torch.arange(vocabulary.size) >= vocabulary.image_offset
+    new[[*(getattr(vocabulary, name) for name in SPECIAL_TOKENS), *vocabulary.sizes]] = True
+    layers = model.get_input_embeddings(), model.get_output_embeddings()
+    tables = {layer.weight for layer in layers}  # one where they are tied
+    names = [name for name, parameter in model.named_parameters() if parameter in tables]
+    for name in names:
+        model.get_parameter(name).requires_grad_(True)
+    model.trained_rows = dict.fromkeys(names, new)  # pyright: ignore[reportArgumentType]
 
 
 class Stage:
@@ -116,16 +169,18 @@ class Stage:
             )  # fmt: skip
             strict_report("Manzano", config.start, self.model, info).log()
             self.model.config.image_weight = config.image_weight
-            self.processor = ManzanoProcessor.from_pretrained(config.start)
-            self.processor.max_length = max(self.processor.max_length, config.row_length)
+            self.processor = continued_processor(config)
         else:
             text = AutoTokenizer.from_pretrained(config.text_tokenizer)
             vision = HybridTokenizer.load(config.tokenizer)
             self.model = assemble(vision, text, config.llm, config.image_weight)
-            self.processor = make_processor(self.model.vision, text, config.row_length)
-        self.processor.max_tiles = config.max_tiles
-        self.model._no_split_modules = list(self.model.language_model._no_split_modules or [])
-        freeze_for_llm(self.model.vision)
+            self.processor = make_processor(
+                self.model.vision, text, config.row_length, config.max_tiles
+            )
+        self.adapter = None
+        if config.lora.rank:
+            self.adapter = Adapter.of(self.model, config.start, also=trained_whole(config))
+        freeze(self.model, config)
 
     def batches(self, *, rank: int, world_size: int):
         vision = self.model.vision
@@ -159,6 +214,12 @@ class Stage:
         )  # fmt: skip
         return out.loss, {f"{name}": term.detach() for name, term in out.terms.items()}
 
+    def ceilings(self) -> dict[str, float]:
+        largest = know_nothing(self.model.vocabulary.size)
+        if "pretrained" in self.config.llm:  # knows text, but its rows of image ids are new
+            return {"text": largest}
+        return {"text": largest, "image": largest}
+
     @torch.no_grad()
     def preview(self, directory: Path, step: int) -> None:
         """Answers to a few test questions."""
@@ -179,5 +240,10 @@ class Stage:
         (directory / f"answers-{step:06d}.jsonl").write_text(text + "\n")
 
     def export(self, directory: Path) -> None:
-        self.model.save_pretrained(directory)
+        with merged(self.model):
+            self.model.save_pretrained(directory)
+        if self.adapter:
+            self.adapter.save(self.model, directory / "adapter")
         self.processor.save_pretrained(directory)
+        metrics = Path(self.config.loop.output) / "metrics.jsonl"
+        write_card(directory, library="transformers", metrics=metrics)

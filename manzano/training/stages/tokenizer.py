@@ -30,6 +30,7 @@ from manzano.tokenizer.fsq import code_usage
 from manzano.tokenizer.hybrid import HybridTokenizer, HybridTokenizerConfig
 from manzano.tokenizer.vit import load_vit
 from manzano.training.config import TrainConfig
+from manzano.training.guard import know_nothing
 from manzano.training.stages.data import DataConfig, open_loader
 
 logger = logging.getLogger(__name__)
@@ -212,6 +213,9 @@ class Stage:
             "code_usage": usage * share,
             "code_perplexity": perplexity * share,
         }
+
+    def ceilings(self) -> dict[str, float]:
+        return {"text": know_nothing(self.vocabulary.size)}
 
     @torch.no_grad()
     def count_codes(self, ids: Tensor) -> tuple[Tensor, Tensor]:

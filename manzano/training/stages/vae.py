@@ -84,6 +84,9 @@ class Stage:
         device = next(self.model.parameters()).device
         return [batch.pixels.to(device) for batch in islice(loader, batches)]
 
+    def ceilings(self) -> dict[str, float]:
+        return {}  # always from random weights
+
     @torch.no_grad()
     def preview(self, directory: Path, step: int) -> None:
         """Pictures above their reconstructions."""

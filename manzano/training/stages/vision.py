@@ -143,6 +143,9 @@ class Stage:
         hit = match.gather(1, logits.argmax(1, keepdim=True)).sum() / totals["samples"]
         return loss, {"loss": loss.detach(), "retrieval": hit}
 
+    def ceilings(self) -> dict[str, float]:
+        return {}  # always from random weights
+
     def preview(self, directory: Path, step: int) -> None:
         """Nothing to look at: the loss and the retrieval rate tell."""
 
