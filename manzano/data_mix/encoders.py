@@ -53,7 +53,7 @@ class PictureEncoder:
     def encode(self, sample: Sample) -> tuple[Tensor, Tensor | None] | None:
         if sample.target is not None:
             edits = self.references and sample.images
-            reference = self.transform(sample.images[0]) if edits else None
+            reference = self.transform(sample.shown()[0]) if edits else None
             return self.transform(sample.target), reference
         if not sample.images:
             return None
@@ -173,7 +173,7 @@ class SequenceEncoder:
             )
         return SequenceExample(
             sequences=found,
-            images=[self.transform(i) for i in sample.images],
+            images=[self.transform(i) for i in sample.shown()],
             targets=[] if sample.target is None else [self.transform(sample.target)],
         )
 

@@ -5,11 +5,13 @@ One schema for all tasks; every source writes it and every reader expects it:
     understanding  images, then user/assistant pairs: each pair is an independent question
     generation     one user turn, `target` is the picture to draw
     editing        images = (reference,), one user turn with the instruction, `target` is the result
-                   (both: perhaps an assistant turn after it, said before the picture is drawn)
+                   (both: perhaps an assistant turn after it, said before the picture is drawn);
+                   perhaps a mask, white where the reference is painted anew
     text           one assistant turn of prose
 
-In a shard, a sample is the files `{key}.json`, `{key}.image0.png`, ..., `{key}.target.png`; the
-JSON holds all but the pictures. Shards are ordinary tar files, the same bytes for the same samples.
+In a shard, a sample is the files `{key}.json`, `{key}.image0.png`, ..., `{key}.target.png`,
+`{key}.mask.png`; the JSON holds all but the pictures. Shards are ordinary tar files, the same bytes
+for the same samples.
 """
 
 import io
@@ -25,13 +27,14 @@ from PIL import Image
 from webdataset.writer import ShardWriter
 
 from manzano.data_mix.images import load_image
+from manzano.data_mix.masks import hide, mask_faults, read_mask
 
 Task = Literal["understanding", "generation", "editing", "text"]
 Role = Literal["user", "assistant"]
 TASKS: tuple[str, ...] = get_args(Task)
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
-_IMAGE_FIELD = re.compile(r"(image\d+|target)\.(png|jpg|jpeg|webp)")
+_IMAGE_FIELD = re.compile(r"(image\d+|target|mask)\.(png|jpg|jpeg|webp)")
 _JSON_FIELDS = ("task", "turns", "num_images", "caption", "source", "licence", "concept", "extra")
 
 
@@ -55,6 +58,9 @@ class Sample:
     """Images that are looked at (never the one to be drawn)."""
     target: Image.Image | None = None
     """The image to be drawn, for generation and editing."""
+    mask: Image.Image | None = None
+    """Where an edit paints anew (white) and where it keeps the reference (black): mode "L", of the
+    size of reference and target."""
     caption: str = ""
     """Plain description of the target, or else of the image; "" where there is none."""
     source: str
@@ -62,7 +68,14 @@ class Sample:
     concept: str
     """What must not be shared by train and test: the unit of the split."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """What a judge needs to know beyond the answer, JSON types only."""
+    """What a judge needs to know beyond the answer, JSON types only. An edit may name its "kind":
+    "instruction" (also where none is named), "style", "inpainting", "outpainting" or "depth"."""
+
+    def shown(self) -> tuple[Image.Image, ...]:
+        """`images` as a model sees them: grey where the mask is white."""
+        if self.mask is None:
+            return self.images
+        return tuple(hide(image, self.mask) for image in self.images)
 
     def pairs(self) -> list[tuple[str, str]]:
         """The independent (question, answer) pairs of an understanding sample."""
@@ -116,11 +129,19 @@ def _picture_faults(sample: Sample) -> list[str]:
         faults.append(f"editing needs exactly one reference image; got {count}")
     if sample.task in ("generation", "text") and count:
         faults.append(f"{sample.task} takes no input image; got {count}")
+    if sample.mask is not None:
+        pictures = [*sample.images, *([sample.target] if sample.target is not None else [])]
+        sizes = {picture.size for picture in pictures}
+        if sample.task != "editing":
+            faults.append(f"{sample.task} takes no mask: only editing does")
+        found = (fault for size in sorted(sizes) for fault in mask_faults(sample.mask, size))
+        faults += dict.fromkeys(found)
     return faults
 
 
 def encode_sample(sample: Sample) -> dict[str, Any]:
-    """A sample as the WebDataset dict `{"__key__", "json", "image0.png", ..., "target.png"}`.
+    """A sample as the WebDataset dict `{"__key__", "json", "image0.png", ..., "target.png",
+    "mask.png"}`.
 
     Raises:
         ValueError: The sample breaks the schema; all its faults are named.
@@ -143,12 +164,14 @@ def encode_sample(sample: Sample) -> dict[str, Any]:
         fields[f"image{index}.png"] = _png(image)
     if sample.target is not None:
         fields["target.png"] = _png(sample.target)
+    if sample.mask is not None:
+        fields["mask.png"] = _png(sample.mask, "L")
     return fields
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="PNG", compress_level=6)
+    image.convert(mode).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
 
 
@@ -164,7 +187,8 @@ def decode_sample(fields: dict[str, Any]) -> Sample:
     for name, data in fields.items():
         if match := _IMAGE_FIELD.fullmatch(name):
             try:
-                pictures[match[1]] = load_image(data)
+                read = read_mask if match[1] == "mask" else load_image
+                pictures[match[1]] = read(data)
             except ValueError as error:
                 raise ValueError(f"field {name}: {error}") from error
     missing = [f"image{i}" for i in range(record["num_images"]) if f"image{i}" not in pictures]
@@ -176,6 +200,7 @@ def decode_sample(fields: dict[str, Any]) -> Sample:
         turns=tuple(Turn(role=turn["role"], text=turn["text"]) for turn in record["turns"]),
         images=tuple(pictures[f"image{i}"] for i in range(record["num_images"])),
         target=pictures.get("target"),
+        mask=pictures.get("mask"),
         caption=record["caption"],
         source=record["source"],
         licence=record["licence"],

@@ -6,7 +6,7 @@ import torch
 from manzano.data_mix.encoders import CaptionEncoder, PictureEncoder, SequenceEncoder
 from manzano.data_mix.schema import Turn
 from manzano.llm.loss import IGNORE
-from tests.data_mix.samples import make_sample, picture
+from tests.data_mix.samples import hole, make_sample, picture
 from tests.tiny import text_tokenizer
 
 TOKENIZER = text_tokenizer()
@@ -39,6 +39,18 @@ def test_references_are_left_out_where_none_is_wanted_or_there():
         batch = encoder.collate([encoder.encode(sample)])
         assert batch.reference is None
         assert torch.equal(batch.pixels[0], encoder.transform(sample.target))
+
+
+def test_language_model_and_decoder_see_grey_under_the_mask():
+    sample = make_sample("editing", 1, mask=hole())
+    hidden = picture(1)
+    hidden.paste((127, 127, 127), (2, 1, 6, 4))
+    decoder, model = PictureEncoder(48, references=True), sequence_encoder()
+    (target, reference), example = decoder.encode(sample), model.encode(sample)
+    assert torch.equal(reference, decoder.transform(hidden))
+    assert torch.equal(example.images[0], model.transform(hidden))
+    assert torch.equal(target, decoder.transform(sample.target))
+    assert torch.equal(example.targets[0], target)
 
 
 def test_captions_are_cut_and_padded_to_one_length():
