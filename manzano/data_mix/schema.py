@@ -18,7 +18,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -139,9 +139,13 @@ def _picture_faults(sample: Sample) -> list[str]:
     return faults
 
 
-def encode_sample(sample: Sample) -> dict[str, Any]:
+def encode_sample(sample: Sample, files: Mapping[str, bytes] | None = None) -> dict[str, Any]:
     """A sample as the WebDataset dict `{"__key__", "json", "image0.png", ..., "target.png",
     "mask.png"}`.
+
+    Args:
+        files: The image files that pictures were read from, by name ("image0", "target"): those in
+            PNG, JPEG or WebP are taken over as they are, rather than written anew as PNG.
 
     Raises:
         ValueError: The sample breaks the schema; all its faults are named.
@@ -160,10 +164,13 @@ def encode_sample(sample: Sample) -> dict[str, Any]:
     }
     fields: dict[str, Any] = {"__key__": sample.key}
     fields["json"] = json.dumps(record, sort_keys=True, ensure_ascii=False).encode()
-    for index, image in enumerate(sample.images):
-        fields[f"image{index}.png"] = _png(image)
+    pictures = {f"image{index}": image for index, image in enumerate(sample.images)}
     if sample.target is not None:
-        fields["target.png"] = _png(sample.target)
+        pictures["target"] = sample.target
+    for name, image in pictures.items():
+        file = (files or {}).get(name, b"")
+        suffix = _suffix(file) if file else None
+        fields[f"{name}.{suffix or 'png'}"] = file if suffix else _png(image)
     if sample.mask is not None:
         fields["mask.png"] = _png(sample.mask, "L")
     return fields
@@ -173,6 +180,12 @@ def _png(image: Image.Image, mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     image.convert(mode).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def _suffix(file: bytes) -> str | None:
+    """What the name of an image file in a shard ends in; None if it may not be in one."""
+    with Image.open(io.BytesIO(file)) as image:
+        return {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}.get(image.format or "")
 
 
 def decode_sample(fields: dict[str, Any]) -> Sample:
@@ -237,13 +250,18 @@ def _read_json(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_shards(
-    samples: Iterable[Sample], directory: str | Path, split: str, *, samples_per_shard: int = 2000
+    samples: Iterable[Sample | dict[str, Any]],
+    directory: str | Path,
+    split: str,
+    *,
+    samples_per_shard: int = 2000,
 ) -> list[Path]:
     """Writes `{split}-000000.tar`, ... and returns their paths.
 
-    The bytes depend on the samples alone. Shards are written under temporary names and all renamed
-    at the end, so an interrupted run leaves none that could be taken for a whole one; shards of the
-    same split from an earlier run are replaced.
+    Samples may be given as what `encode_sample` made of them. The bytes depend on them alone.
+    Shards are written under temporary names and all renamed at the end, so an interrupted run
+    leaves none that could be taken for a whole one; shards of the same split from an earlier run
+    are replaced.
 
     Raises:
         ValueError: There are no samples, a key occurs twice, or a sample breaks the schema.
@@ -259,10 +277,11 @@ def write_shards(
         mtime=0, user="manzano", group="manzano", mode=0o644,
     ) as writer:  # fmt: skip
         for sample in samples:
-            if sample.key in keys:
-                raise ValueError(f"key {sample.key!r} occurs twice in the {split} split")
-            keys.add(sample.key)
-            writer.write(encode_sample(sample))
+            fields = encode_sample(sample) if isinstance(sample, Sample) else sample
+            if fields["__key__"] in keys:
+                raise ValueError(f"key {fields['__key__']!r} occurs twice in the {split} split")
+            keys.add(fields["__key__"])
+            writer.write(fields)
     if not keys:
         raise ValueError(f"there are no samples to write to the {split} split of '{directory}'")
     for old in directory.glob(f"{split}-*.tar"):
