@@ -97,9 +97,11 @@ def add_making_commands(commands: argparse._SubParsersAction) -> None:
         dest="data_command", required=True, metavar="COMMAND"
     )
     build = data.add_parser("build", help="build a corpus")
-    build.add_argument("corpus", choices=["demo"])
     build.add_argument(
-        "--output", default="runs/demo/data", metavar="DIR", help="default: %(default)s"
+        "corpus", choices=["demo", "editing"], help="editing: more kinds of edits than the demo's"
+    )
+    build.add_argument(
+        "--output", metavar="DIR", help="default: runs/demo/data, runs/demo_editing/data"
     )
     build.set_defaults(run=run_data_build)
     check = data.add_parser("check", help="name every sample that is not as it must be")
@@ -239,10 +241,14 @@ def run_assemble(arguments: argparse.Namespace) -> int:
 
 
 def run_data_build(arguments: argparse.Namespace) -> int:
-    from manzano.data_mix.build import build_demo
+    from manzano.data_mix.build import build_demo, build_editing
 
-    build_demo(arguments.output)
-    print(arguments.output)
+    if arguments.corpus == "demo":
+        output, build = arguments.output or "runs/demo/data", build_demo
+    else:
+        output, build = arguments.output or "runs/demo_editing/data", build_editing
+    build(output)
+    print(output)
     return 0
 
 
