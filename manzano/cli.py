@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from manzano.data_mix.commands import add_data_commands
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command, returns its exit code; what a user can mend ends in a sentence and code 2."""
@@ -148,18 +150,7 @@ def add_making_commands(commands: argparse._SubParsersAction) -> None:
             "--licence", default="", help="of the weights, for the model card, e.g. apache-2.0"
         )
 
-    data = commands.add_parser("data", help="build or check data").add_subparsers(
-        dest="data_command", required=True, metavar="COMMAND"
-    )
-    build = data.add_parser("build", help="build a corpus")
-    build.add_argument("corpus", choices=["demo"])
-    build.add_argument(
-        "--output", default="runs/demo/data", metavar="DIR", help="default: %(default)s"
-    )
-    build.set_defaults(run=run_data_build)
-    check = data.add_parser("check", help="name every sample that is not as it must be")
-    check.add_argument("directory", metavar="DIR", help="a source's folder, or a folder of sources")
-    check.set_defaults(run=run_data_check)
+    add_data_commands(commands)
 
     demo = commands.add_parser(
         "demo", help="train a small Manzano on this machine, from data to report"
@@ -317,31 +308,6 @@ def run_export(arguments: argparse.Namespace) -> int:
     )
     print(folder)
     return 0
-
-
-def run_data_build(arguments: argparse.Namespace) -> int:
-    from manzano.data_mix.build import build_demo
-
-    build_demo(arguments.output)
-    print(arguments.output)
-    return 0
-
-
-def run_data_check(arguments: argparse.Namespace) -> int:
-    from rich.progress import Progress
-
-    from manzano.data_mix.check import check
-
-    with Progress(transient=True) as progress:
-        task = progress.add_task("checking", total=None)
-        faults = check(
-            arguments.directory,
-            on_shard=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    for fault in faults:
-        print(fault)
-    print(f"{len(faults)} fault(s)" if faults else "no faults")
-    return 1 if faults else 0
 
 
 def show_log() -> None:

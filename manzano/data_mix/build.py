@@ -1,10 +1,12 @@
-"""Builds the demo corpus: `manzano data build demo --output DIR`.
+"""Builds a corpus: `manzano data build demo --output DIR`, or `editing` for more kinds of edits.
 
     DIR/
       <source>/train-*.tar, test-*.tar, .nv-meta/    one folder a source
       text_tokenizer/                                 trained on all training texts
       BUILD.json                                      versions, settings, sha256 of code and shards
       ATTRIBUTION.md                                  whose data this is, and under which licence
+
+The corpus `editing` has no text tokenizer: it goes with the demo's.
 
 Real data that ships inside Python packages, or pictures drawn from it; nothing is downloaded. The
 same arguments and package versions give the same bytes. A source that is there is not made again,
@@ -28,12 +30,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from manzano.data_mix.schema import read_fields, shard_paths, write_shards
 from manzano.data_mix.sources import (
     charts,
+    depth,
     drawing,
     easy_vqa,
     editing,
     glyph_questions,
+    inpainting,
     prose,
     reading,
+    style,
 )
 from manzano.data_mix.sources.package_data import package_version
 
@@ -44,18 +49,39 @@ SOURCES: dict[str, ModuleType] = {
 }
 
 
-def build_demo(
-    directory: str | Path,
+EDITS: dict[str, ModuleType] = {source.NAME: source for source in (inpainting, style, depth)}
+"""More kinds of edits than the demo's."""
+
+
+def build_demo(directory: str | Path, **options: Any) -> dict[str, Any]:
+    """Builds whatever of the demo corpus is not there yet; arguments and result of `build`."""
+    directory = Path(directory)
+    manifest, is_new = build(directory, SOURCES, **options)
+    if is_new or not (directory / "text_tokenizer").is_dir():
+        _build_text_tokenizer(directory)
+    return manifest
+
+
+def build_editing(directory: str | Path, **options: Any) -> dict[str, Any]:
+    """Builds whatever of the corpus of edits is not there yet; arguments and result of `build`."""
+    return build(Path(directory), EDITS, **options)[0]
+
+
+def build(
+    directory: Path,
+    sources: dict[str, ModuleType],
     *,
     seed: int = 0,
     image_size: int = 72,
     limit: int | None = None,
     workers: int = 2,
-) -> dict[str, Any]:
-    """Builds whatever is not there yet, and returns the contents of BUILD.json.
+) -> tuple[dict[str, Any], bool]:
+    """Builds the sources that are not there yet; returns the contents of BUILD.json, and whether
+    there were any to build.
 
     Args:
         directory: Where to; made if need be.
+        sources: Modules with NAME, LICENCE, ATTRIBUTION, PACKAGES and `samples`.
         seed: Of all random choices. The splits do not depend on it.
         image_size: Width and height of every picture, in pixels.
         limit: At most so many samples of a split of a source, for a quick look.
@@ -72,30 +98,26 @@ def build_demo(
             f"image_size must be at least 24, workers and limit at least 1; got {image_size}, "
             f"{workers}, {limit}"
         )
-    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     settings = {"seed": seed, "image_size": image_size, "limit": limit}
     manifest = _read_manifest(directory)
     missing = [
         name
-        for name, source in SOURCES.items()
+        for name, source in sources.items()
         if manifest["sources"].get(name) != _describe(directory / name, source, settings)
     ]
     with _progress() as progress:
-        bar = progress.add_task("building", total=len(missing) * len(SPLITS) + 1)
+        bar = progress.add_task("building", total=len(missing) * len(SPLITS))
         jobs = [(directory / name, name, split, settings) for split in SPLITS for name in missing]
         for folder, split in _run(jobs, workers):
             progress.update(bar, advance=1, description=f"built {folder.name} {split}")
         for name in missing:
             prepare(directory / name)
-            manifest["sources"][name] = _describe(directory / name, SOURCES[name], settings)
+            manifest["sources"][name] = _describe(directory / name, sources[name], settings)
             _write_manifest(directory, manifest)
-        if missing or not (directory / "text_tokenizer").is_dir():
-            progress.update(bar, description="training the text tokenizer")
-            _build_text_tokenizer(directory)
-        progress.update(bar, advance=1, description="finished")
-    _write_attribution(directory)
-    return manifest
+        progress.update(bar, description="finished")
+    _write_attribution(directory, sources)
+    return manifest, bool(missing)
 
 
 def _run(jobs: list[tuple], workers: int) -> Iterator[tuple[Path, str]]:
@@ -113,7 +135,9 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[tuple[Path, str]]:
 
 def _build_split(job: tuple[Path, str, str, dict[str, Any]]) -> tuple[Path, str]:
     folder, name, split, settings = job
-    samples = SOURCES[name].samples(split, image_size=settings["image_size"], seed=settings["seed"])
+    samples = (SOURCES | EDITS)[name].samples(
+        split, image_size=settings["image_size"], seed=settings["seed"]
+    )
     write_shards(islice(samples, settings["limit"]), folder, split)
     return folder, split
 
@@ -173,11 +197,12 @@ def _build_text_tokenizer(directory: Path) -> None:
     train_text_tokenizer(training_texts(directory)).save_pretrained(directory / "text_tokenizer")
 
 
-def _write_attribution(directory: Path) -> None:
+def _write_attribution(directory: Path, sources: dict[str, ModuleType]) -> None:
     lines = ["# Attribution", "", "This folder was built from the following works.", ""]
-    for name, source in SOURCES.items():
+    for name, source in sources.items():
         versions = ", ".join(f"{package} {package_version(package)}" for package in source.PACKAGES)
-        lines.append(f"- `{name}` ({source.LICENCE}): {source.ATTRIBUTION} Built with {versions}.")
+        built = f" Built with {versions}." if versions else ""
+        lines.append(f"- `{name}` ({source.LICENCE}): {source.ATTRIBUTION}{built}")
     (directory / "ATTRIBUTION.md").write_text("\n".join(lines) + "\n")
 
 

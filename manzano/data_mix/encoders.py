@@ -105,7 +105,7 @@ class PictureEncoder:
         if size is None or min(picture.size) < self.min_short_side:
             return None
         edited = self.references and sample.target is not None and sample.images
-        reference = self.crop(sample.images[0], size) if edited else None
+        reference = self.crop(sample.shown()[0], size) if edited else None
         picture, resize, square = self.crop(picture, size), resize_transform(*size), None
         if self.tokenizer_size and size != (self.tokenizer_size, self.tokenizer_size):
             square = resize_transform(self.tokenizer_size, self.tokenizer_size)(picture)
@@ -279,7 +279,7 @@ class SequenceEncoder:
             found = random.sample(found, self.max_questions)
         while len(found) > 1 and sum(map(len, found)) > self.row_length:
             found.pop()
-        shown = [tile for i in sample.images for tile in split(i, self.image_size, tiles)]
+        shown = [tile for i in sample.shown() for tile in split(i, self.image_size, tiles)]
         if len(found[0]) > self.row_length:
             raise ValueError(self.too_long(sample, len(found[0]), len(shown)))
         return SequenceExample(

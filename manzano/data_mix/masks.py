@@ -22,15 +22,34 @@ def load_mask(source: ImageSource, size: tuple[int, int]) -> Image.Image:
     Raises:
         ValueError: It cannot be read, has another size, or nothing in it is white.
     """
-    mask = load_image(source).convert("L").point([0] * 128 + [255] * 128)
+    mask = read_mask(source)
+    for fault in mask_faults(mask, size):
+        raise ValueError(fault)
+    return mask
+
+
+def read_mask(source: ImageSource) -> Image.Image:
+    """As `load_mask`, of any size, and perhaps without anything white.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    return load_image(source).convert("L").point([0] * 128 + [255] * 128)
+
+
+def mask_faults(mask: Image.Image, size: tuple[int, int]) -> list[str]:
+    """What is wrong with the mask of a picture of that width and height, in words."""
+    faults = []
+    if mask.mode != "L":
+        faults.append(f'the mask has mode "{mask.mode}", not "L"')
     if mask.size != size:
-        raise ValueError(
+        faults.append(
             f"the mask has {mask.width} x {mask.height} pixels and its picture "
             f"{size[0]} x {size[1]}: give a mask of the picture's size"
         )
     if mask.getbbox() is None:
-        raise ValueError("nothing in the mask is white: white is what is painted anew")
-    return mask
+        faults.append("nothing in the mask is white: white is what is painted anew")
+    return faults
 
 
 def hide(image: Image.Image, mask: Image.Image) -> Image.Image:

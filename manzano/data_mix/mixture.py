@@ -23,7 +23,8 @@ class MixtureConfig:
     path: str
     """Folder that holds a folder for each source."""
     sources: Mapping[str, float]
-    """Weight of each source, by the name of its folder; they need not add up to 1."""
+    """Weight of each source, by its folder as seen from `path` (so "../other/name" is one of
+    another corpus); they need not add up to 1."""
 
     def __post_init__(self):
         if not self.sources:
@@ -54,7 +55,7 @@ class MixtureConfig:
             )
         there = sorted(folder.name for folder in root.iterdir() if any(folder.glob("*.tar")))
         for name in self.sources:
-            if name not in there:
+            if not any((root / name).glob("*.tar")):
                 nearest = difflib.get_close_matches(name, there, n=1)
                 hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
                 raise ValueError(

@@ -5,18 +5,20 @@ One schema for all tasks; every source writes it and every reader expects it:
     understanding  images, then user/assistant pairs: each pair is an independent question
     generation     one user turn, `target` is the picture to draw
     editing        images = (reference,), one user turn with the instruction, `target` is the result
-                   (both: perhaps an assistant turn after it, said before the picture is drawn)
+                   (both: perhaps an assistant turn after it, said before the picture is drawn);
+                   perhaps a mask, white where the reference is painted anew
     text           one assistant turn of prose
 
-In a shard, a sample is the files `{key}.json`, `{key}.image0.png`, ..., `{key}.target.png`; the
-JSON holds all but the pictures. Shards are ordinary tar files, the same bytes for the same samples.
+In a shard, a sample is the files `{key}.json`, `{key}.image0.png`, ..., `{key}.target.png`,
+`{key}.mask.png`; the JSON holds all but the pictures. Shards are ordinary tar files, the same bytes
+for the same samples.
 """
 
 import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,13 +27,14 @@ from PIL import Image
 from webdataset.writer import ShardWriter
 
 from manzano.data_mix.images import load_image
+from manzano.data_mix.masks import hide, mask_faults, read_mask
 
 Task = Literal["understanding", "generation", "editing", "text"]
 Role = Literal["user", "assistant"]
 TASKS: tuple[str, ...] = get_args(Task)
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
-_IMAGE_FIELD = re.compile(r"(image\d+|target)\.(png|jpg|jpeg|webp)")
+_IMAGE_FIELD = re.compile(r"(image\d+|target|mask)\.(png|jpg|jpeg|webp)")
 _JSON_FIELDS = ("task", "turns", "num_images", "caption", "source", "licence", "concept", "extra")
 
 
@@ -55,6 +58,9 @@ class Sample:
     """Images that are looked at (never the one to be drawn)."""
     target: Image.Image | None = None
     """The image to be drawn, for generation and editing."""
+    mask: Image.Image | None = None
+    """Where an edit paints anew (white) and where it keeps the reference (black): mode "L", of the
+    size of reference and target."""
     caption: str = ""
     """Plain description of the target, or else of the image; "" where there is none."""
     source: str
@@ -62,7 +68,14 @@ class Sample:
     concept: str
     """What must not be shared by train and test: the unit of the split."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """What a judge needs to know beyond the answer, JSON types only."""
+    """What a judge needs to know beyond the answer, JSON types only. An edit may name its "kind":
+    "instruction" (also where none is named), "style", "inpainting", "outpainting" or "depth"."""
+
+    def shown(self) -> tuple[Image.Image, ...]:
+        """`images` as a model sees them: grey where the mask is white."""
+        if self.mask is None:
+            return self.images
+        return tuple(hide(image, self.mask) for image in self.images)
 
     def pairs(self) -> list[tuple[str, str]]:
         """The independent (question, answer) pairs of an understanding sample."""
@@ -116,11 +129,23 @@ def _picture_faults(sample: Sample) -> list[str]:
         faults.append(f"editing needs exactly one reference image; got {count}")
     if sample.task in ("generation", "text") and count:
         faults.append(f"{sample.task} takes no input image; got {count}")
+    if sample.mask is not None:
+        pictures = [*sample.images, *([sample.target] if sample.target is not None else [])]
+        sizes = {picture.size for picture in pictures}
+        if sample.task != "editing":
+            faults.append(f"{sample.task} takes no mask: only editing does")
+        found = (fault for size in sorted(sizes) for fault in mask_faults(sample.mask, size))
+        faults += dict.fromkeys(found)
     return faults
 
 
-def encode_sample(sample: Sample) -> dict[str, Any]:
-    """A sample as the WebDataset dict `{"__key__", "json", "image0.png", ..., "target.png"}`.
+def encode_sample(sample: Sample, files: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+    """A sample as the WebDataset dict `{"__key__", "json", "image0.png", ..., "target.png",
+    "mask.png"}`.
+
+    Args:
+        files: The image files that pictures were read from, by name ("image0", "target"): those in
+            PNG, JPEG or WebP are taken over as they are, rather than written anew as PNG.
 
     Raises:
         ValueError: The sample breaks the schema; all its faults are named.
@@ -139,17 +164,28 @@ def encode_sample(sample: Sample) -> dict[str, Any]:
     }
     fields: dict[str, Any] = {"__key__": sample.key}
     fields["json"] = json.dumps(record, sort_keys=True, ensure_ascii=False).encode()
-    for index, image in enumerate(sample.images):
-        fields[f"image{index}.png"] = _png(image)
+    pictures = {f"image{index}": image for index, image in enumerate(sample.images)}
     if sample.target is not None:
-        fields["target.png"] = _png(sample.target)
+        pictures["target"] = sample.target
+    for name, image in pictures.items():
+        file = (files or {}).get(name, b"")
+        suffix = _suffix(file) if file else None
+        fields[f"{name}.{suffix or 'png'}"] = file if suffix else _png(image)
+    if sample.mask is not None:
+        fields["mask.png"] = _png(sample.mask, "L")
     return fields
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="PNG", compress_level=6)
+    image.convert(mode).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def _suffix(file: bytes) -> str | None:
+    """What the name of an image file in a shard ends in; None if it may not be in one."""
+    with Image.open(io.BytesIO(file)) as image:
+        return {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}.get(image.format or "")
 
 
 def decode_sample(fields: dict[str, Any]) -> Sample:
@@ -164,7 +200,8 @@ def decode_sample(fields: dict[str, Any]) -> Sample:
     for name, data in fields.items():
         if match := _IMAGE_FIELD.fullmatch(name):
             try:
-                pictures[match[1]] = load_image(data)
+                read = read_mask if match[1] == "mask" else load_image
+                pictures[match[1]] = read(data)
             except ValueError as error:
                 raise ValueError(f"field {name}: {error}") from error
     missing = [f"image{i}" for i in range(record["num_images"]) if f"image{i}" not in pictures]
@@ -176,6 +213,7 @@ def decode_sample(fields: dict[str, Any]) -> Sample:
         turns=tuple(Turn(role=turn["role"], text=turn["text"]) for turn in record["turns"]),
         images=tuple(pictures[f"image{i}"] for i in range(record["num_images"])),
         target=pictures.get("target"),
+        mask=pictures.get("mask"),
         caption=record["caption"],
         source=record["source"],
         licence=record["licence"],
@@ -212,13 +250,18 @@ def _read_json(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_shards(
-    samples: Iterable[Sample], directory: str | Path, split: str, *, samples_per_shard: int = 2000
+    samples: Iterable[Sample | dict[str, Any]],
+    directory: str | Path,
+    split: str,
+    *,
+    samples_per_shard: int = 2000,
 ) -> list[Path]:
     """Writes `{split}-000000.tar`, ... and returns their paths.
 
-    The bytes depend on the samples alone. Shards are written under temporary names and all renamed
-    at the end, so an interrupted run leaves none that could be taken for a whole one; shards of the
-    same split from an earlier run are replaced.
+    Samples may be given as what `encode_sample` made of them. The bytes depend on them alone.
+    Shards are written under temporary names and all renamed at the end, so an interrupted run
+    leaves none that could be taken for a whole one; shards of the same split from an earlier run
+    are replaced.
 
     Raises:
         ValueError: There are no samples, a key occurs twice, or a sample breaks the schema.
@@ -234,10 +277,11 @@ def write_shards(
         mtime=0, user="manzano", group="manzano", mode=0o644,
     ) as writer:  # fmt: skip
         for sample in samples:
-            if sample.key in keys:
-                raise ValueError(f"key {sample.key!r} occurs twice in the {split} split")
-            keys.add(sample.key)
-            writer.write(encode_sample(sample))
+            fields = encode_sample(sample) if isinstance(sample, Sample) else sample
+            if fields["__key__"] in keys:
+                raise ValueError(f"key {fields['__key__']!r} occurs twice in the {split} split")
+            keys.add(fields["__key__"])
+            writer.write(fields)
     if not keys:
         raise ValueError(f"there are no samples to write to the {split} split of '{directory}'")
     for old in directory.glob(f"{split}-*.tar"):

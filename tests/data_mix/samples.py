@@ -12,6 +12,13 @@ def picture(index: int = 0, size: tuple[int, int] = (8, 6)) -> Image.Image:
     return Image.new("RGB", size, ((37 * index) % 256, (91 * index) % 256, 40))
 
 
+def hole(size: tuple[int, int] = (8, 6)) -> Image.Image:
+    """A mask with a white box."""
+    mask = Image.new("L", size)
+    mask.paste(255, (2, 1, 6, 4))
+    return mask
+
+
 def make_sample(like: Task = "understanding", index: int = 0, **changes) -> Sample:
     """A good sample of a task; `changes` to its fields may spoil it."""
     user = Turn(role="user", text=f"question {index}?")

@@ -4,7 +4,14 @@ import json
 import pytest
 
 from manzano.data_mix import build
-from manzano.data_mix.build import SOURCES, SPLITS, build_demo, training_texts
+from manzano.data_mix.build import (
+    EDITS,
+    SOURCES,
+    SPLITS,
+    build_demo,
+    build_editing,
+    training_texts,
+)
 from manzano.data_mix.check import check
 from manzano.data_mix.schema import read_samples
 from manzano.data_mix.sources import package_data
@@ -30,6 +37,17 @@ def test_the_corpus_is_sound(demo):
             samples = list(read_samples(demo / name, split))
             assert len(samples) == 4
             assert all(image.size == (72, 72) for s in samples for image in s.images)
+
+
+def test_the_corpus_of_edits_is_sound_and_has_no_text_tokenizer(tmp_path):
+    build_editing(tmp_path, limit=4, workers=1)
+    assert check(tmp_path) == []
+    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert folders == sorted(EDITS)
+    assert set(json.loads((tmp_path / "BUILD.json").read_text())["sources"]) == set(EDITS)
+    before = hashes(tmp_path)
+    build_editing(tmp_path, limit=4, workers=1)
+    assert hashes(tmp_path) == before
 
 
 def test_two_processes_build_the_same_bytes_as_one(demo, tmp_path):

@@ -13,7 +13,7 @@ from manzano.data_mix.encoders import (
 from manzano.data_mix.schema import Sample, Turn
 from manzano.data_mix.transforms import pixel_transform
 from manzano.llm.loss import IGNORE
-from tests.data_mix.samples import make_sample, picture
+from tests.data_mix.samples import hole, make_sample, picture
 from tests.tiny import drawing, text_tokenizer
 
 TOKENIZER = text_tokenizer()
@@ -112,6 +112,18 @@ def test_a_bucket_holds_the_middle_of_pictures_and_of_their_references():
 def test_a_side_that_no_bucket_can_have_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="multiple of 16 pixels, got 250: take 240 or 256"):
         BucketEncoder(250, step=16)
+
+
+def test_language_model_and_decoder_see_grey_under_the_mask():
+    sample, transform = make_sample("editing", 1, mask=hole()), pixel_transform(48)
+    hidden = picture(1)
+    hidden.paste((127, 127, 127), (2, 1, 6, 4))
+    decoder, model = PictureEncoder(48, references=True), sequence_encoder()
+    batch, example = decoder.collate([decoder.encode(sample)]), model.encode(sample)
+    assert torch.equal(batch.reference[0], transform(hidden))
+    assert torch.equal(example.images[0], transform(hidden))
+    assert torch.equal(batch.pixels[0], transform(sample.target))
+    assert torch.equal(example.targets[0], transform(sample.target))
 
 
 def test_captions_are_cut_and_padded_to_one_length():

@@ -1,3 +1,4 @@
+import hashlib
 import tarfile
 
 import pytest
@@ -7,12 +8,13 @@ from manzano.data_mix.schema import (
     TASKS,
     Sample,
     Turn,
+    decode_sample,
     encode_sample,
     read_samples,
     sample_faults,
     write_shards,
 )
-from tests.data_mix.samples import make_sample, picture
+from tests.data_mix.samples import hole, make_sample, picture
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -94,6 +96,12 @@ def test_a_repeated_key_and_an_empty_split_are_refused(tmp_path):
             "at most one assistant turn",
         ),
         ("text", {"key": "a.b"}, "may hold only letters"),
+        ("understanding", {"mask": hole()}, "understanding takes no mask"),
+        ("editing", {"mask": hole((6, 8))}, "6 x 8 pixels and its picture 8 x 6"),
+        ("editing", {"mask": hole(), "target": picture(1, (9, 6))}, "its picture 9 x 6"),
+        ("editing", {"mask": hole(), "images": (picture(0, (9, 6)),)}, "its picture 9 x 6"),
+        ("editing", {"mask": hole().convert("RGB")}, 'mode "RGB", not "L"'),
+        ("editing", {"mask": Image.new("L", (8, 6))}, "nothing in the mask is white"),
     ],
 )
 def test_a_fault_is_named_and_refused(task, changes, fault):
@@ -146,3 +154,31 @@ def test_jpeg_pictures_of_others_are_read(tmp_path):
     assert isinstance(read, Sample)
     assert abs(red - 200) < 4
     assert abs(green - 40) < 4
+
+
+def test_a_mask_is_written_beside_the_pictures_and_hides_the_reference(tmp_path):
+    sample = make_sample("editing", 3, mask=hole())
+    (shard,) = write_shards([sample], tmp_path, "train")
+    with tarfile.open(shard) as tar:
+        assert f"{sample.key}.mask.png" in tar.getnames()
+    (read,) = read_samples(tmp_path, "train")
+    assert read == sample
+    assert read.mask.mode == "L"
+    (shown,) = read.shown()
+    assert shown.getpixel((2, 1)) == shown.getpixel((5, 3)) == (127, 127, 127)
+    assert shown.getpixel((1, 1)) == shown.getpixel((6, 3)) == sample.images[0].getpixel((0, 0))
+    assert read.images == sample.images
+
+
+def test_a_mask_of_others_is_read_as_black_and_white():
+    fields = encode_sample(make_sample("editing", mask=hole().point(lambda value: value * 3 // 4)))
+    assert decode_sample(fields).mask == hole()
+
+
+def test_without_a_mask_nothing_is_hidden_and_shards_are_what_they_were(tmp_path):
+    sample = make_sample("editing")
+    assert sample.shown() is sample.images
+    fields = encode_sample(sample)
+    assert list(fields) == ["__key__", "json", "image0.png", "target.png"]
+    digest = hashlib.sha256(fields["json"]).hexdigest()
+    assert digest == "805e60630c97a167e765e37067155eae095890d19725f7068fa11bf9e6762d2e"
