@@ -51,7 +51,10 @@ FLUX_VAE = VAEConfig(
 
 def read(stage: str, path: str):
     """The configuration of a stage."""
-    return parse(load_stage(stage)[0], ["--config", path], prog="drawing.py")
+    config = parse(load_stage(stage)[0], ["--config", path], prog="drawing.py")
+    if getattr(config, "start", ""):
+        raise SystemExit(f"{path} goes on from {config.start}: give the configuration of that")
+    return config
 
 
 def build(arguments: argparse.Namespace) -> ManzanoPipeline:
@@ -118,7 +121,10 @@ def floor(
     pipeline: ManzanoPipeline, side: int, batch: int, steps: int, product: float, copy: float
 ) -> float:
     """Seconds that a batch of drawings takes at least."""
-    llm = sum(p.numel() * p.element_size() for p in pipeline.model.language_model.parameters())
+    model = pipeline.model.language_model
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    read = (p for p in model.parameters() if p is head or p is not table)  # one row of the table
+    llm = sum(p.numel() * p.element_size() for p in read)
     painter, device = pipeline.painter, pipeline.device
     size = side // painter.factor
     channels = pipeline.transformer.in_channels

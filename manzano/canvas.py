@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from manzano.data_mix.images import MAX_PIXELS
 from manzano.data_mix.masks import extend, hide, keep
 
 SMALLEST_SIDE = 256
@@ -60,20 +61,22 @@ def make_canvas(
     Raises:
         ValueError: for a size of less than one pixel, or a shape that cannot be painted.
     """
-    if size is None:
-        height, width = picture.height, picture.width
-        area = min(max(height * width, min(SMALLEST_SIDE, side) ** 2), side**2)
-    else:
-        height, width = size
-        if min(size) < 1:
-            raise ValueError(f"height and width must be 1 or more, got {height} and {width}")
-        picture, mask = fit(picture, mask, height, width, step)
-        area = height * width
+    height, width = (picture.height, picture.width) if size is None else size
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(
+            f"height and width must be 1 or more, and {MAX_PIXELS:,} pixels at most in all, got "
+            f"{height} and {width}"
+        )
     if max(height, width) > LONGEST * min(height, width):
         raise ValueError(
             f"a picture of {height} x {width} (height x width) cannot be painted: one side may be "
             f"at most {LONGEST} times the other; crop it"
         )
+    if size is None:
+        area = min(max(height * width, min(SMALLEST_SIDE, side) ** 2), side**2)
+    else:
+        picture, mask = fit(picture, mask, height, width, step)
+        area = height * width
     scale = math.sqrt(area / (height * width))
     rows, columns = (max(1, round(length * scale / step)) for length in (height, width))
     return Canvas(picture=picture, mask=mask, height=rows * step, width=columns * step)
@@ -91,7 +94,8 @@ def fit(
     inner = max(1, inner[0]), max(1, inner[1])
     picture = picture.resize(inner, Image.Resampling.BICUBIC)
     if mask is not None:
-        mask = mask.resize(inner, Image.Resampling.NEAREST)
+        # What white touches is painted, however small it becomes.
+        mask = mask.resize(inner, Image.Resampling.BOX).point([0] + [255] * 255)
     if inner == (width, height):
         return picture, mask
     canvas, border = extend(picture, height, width)

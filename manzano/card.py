@@ -73,7 +73,8 @@ def _table(metrics: Path, step: int | None) -> str:
 
 
 def _logged(text: str, step: int | None) -> str:
-    lines = [json.loads(line) for line in text.splitlines()]
+    whole = (line for line in text.splitlines(keepends=True) if line.endswith("\n"))
+    lines = [json.loads(line) for line in whole]  # the last may be being written
     lines = [line for line in lines if step is None or line["step"] <= step]
     if not lines:
         return ""
@@ -89,7 +90,7 @@ def _logged(text: str, step: int | None) -> str:
 def _evaluated(tree: dict) -> str:
     rows = []
     for name, entry in tree.items():
-        if isinstance(entry, dict) and entry.keys() == {"value", "floor", "n"}:
+        if isinstance(entry, dict) and entry.keys() >= {"value", "floor", "n"}:
             floor = "" if entry["floor"] is None else f"{entry['floor']:.4g}"
             rows.append(f"| {name} | {entry['value']:.4g} | {floor} | {entry['n']} |")
     head = ["On held-out data; the floor is what a trivial answer reaches.", ""]

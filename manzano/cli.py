@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"manzano {arguments.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        goes_on = arguments.command == "demo"
+        print("\nstopped" + "; the same command goes on where it was" * goes_on, file=sys.stderr)
         return 130
 
 
@@ -264,11 +265,12 @@ def run_edit(arguments: argparse.Namespace) -> int:
 
     output, settings = check_output(arguments.output), drawing_settings(arguments)
     source = load_image(arguments.image)
+    mask = load_mask(arguments.mask, source.size) if arguments.mask else None
     pipeline = open_pipeline(arguments)
     image = pipeline.edit(
         source,
         arguments.instruction,
-        mask=load_mask(arguments.mask, source.size) if arguments.mask else None,
+        mask=mask,
         strength=arguments.strength,
         height=arguments.height,
         width=arguments.width,
@@ -300,12 +302,15 @@ def run_export(arguments: argparse.Namespace) -> int:
     from manzano.training.streaming import export_checkpoint
 
     quiet_libraries()
-    folder = export_checkpoint(
-        arguments.checkpoint,
-        arguments.output,
-        shard_size=arguments.shard_size,
-        licence=arguments.licence,
-    )
+    try:
+        folder = export_checkpoint(
+            arguments.checkpoint,
+            arguments.output,
+            shard_size=arguments.shard_size,
+            licence=arguments.licence,
+        )
+    except (RuntimeError, argparse.ArgumentError) as error:  # damaged, or of another version
+        raise ValueError(str(error)) from error
     print(folder)
     return 0
 

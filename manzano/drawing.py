@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingSettings:
-    """How ids are sampled and painted; the defaults suit the demo, the README says more."""
+    """How ids are sampled and painted; the defaults suit the demo."""
 
     temperature: float = 0.5
     """Of the ids; 0 takes the likeliest."""
@@ -43,7 +44,8 @@ def seeded(seed: int | Sequence[int] | None, count: int) -> list[torch.Generator
     """
     if seed is None:
         return None
-    seeds = range(seed, seed + count) if isinstance(seed, int) else seed
-    if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds were given for {count} pictures: give one for each")
-    return [torch.Generator().manual_seed(own) for own in seeds]
+    if isinstance(seed, SupportsIndex):  # an integer, NumPy's among them
+        seed = range(int(seed), int(seed) + count)
+    if len(seed) != count:
+        raise ValueError(f"{len(seed)} seeds were given for {count} pictures: give one for each")
+    return [torch.Generator().manual_seed(int(own)) for own in seed]

@@ -13,7 +13,7 @@ from manzano.canvas import Canvas
 from manzano.data_mix.transforms import normalize_transform, resize_transform, to_image
 from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.flow import resolution_shift
-from manzano.decoder.sampling import sample
+from manzano.decoder.sampling import sample, steps_made
 from manzano.decoder.vae import decode, encode, pixels_per_latent
 from manzano.drawing import DrawingSettings
 from manzano.tokenizer.hybrid import HybridTokenizer
@@ -94,7 +94,7 @@ class Painter:
         if canvases is not None:
             with watch.part("VAE encoder"):
                 given = self.given_latents(canvases, height, width, strength)
-        with watch.part("decoder", steps=settings.num_steps) as on_step:
+        with watch.part("decoder", steps=steps_made(settings.num_steps, strength)) as on_step:
             latents = sample(
                 self.transformer, self.scheduler, self.vision.embed_ids(ids),
                 height=height // self.factor, width=width // self.factor,
@@ -130,5 +130,5 @@ class Painter:
         device = self.transformer.device
         if canvas.mask is None:
             return torch.ones(1, *size, dtype=torch.bool, device=device)
-        white = v2.functional.pil_to_tensor(canvas.mask).to(device) > 0  # (1, H, W)
-        return F.adaptive_max_pool2d(white.float(), tuple(size)) > 0
+        white = v2.functional.pil_to_tensor(canvas.mask) > 0  # (1, H, W)
+        return (F.adaptive_max_pool2d(white.float(), tuple(size)) > 0).to(device)

@@ -18,6 +18,7 @@ from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.vae import load_vae
 from manzano.drawing import DrawingSettings, seeded
 from manzano.llm.vocabulary import reserved_tokens
+from manzano.load_report import strict_report
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.painter import Painter
 from manzano.processing import ManzanoProcessor
@@ -27,6 +28,7 @@ PARTS = (
     "config.json",
     "model.safetensors",
     "processor_config.json",
+    "tokenizer.json",
     "tokenizer_config.json",
     "transformer/config.json",
     "transformer/diffusion_pytorch_model.safetensors",
@@ -91,9 +93,9 @@ class ManzanoPipeline:
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
         try:
             return cls(
-                ManzanoForConditionalGeneration.from_pretrained(folder, **kwargs),
+                load_whole(ManzanoForConditionalGeneration, folder, **kwargs),
                 ManzanoProcessor.from_pretrained(folder),
-                DiTAir.from_pretrained(folder, subfolder="transformer", **kwargs),
+                load_whole(DiTAir, folder / "transformer", **kwargs),
                 load_vae(folder / "vae"),
                 scheduler,  # pyright: ignore[reportArgumentType]
             ).to(device)
@@ -149,6 +151,7 @@ class ManzanoPipeline:
         max_tiles: int | None = None,
     ) -> list[str]:
         """Answers many questions at once, each about its own pictures."""
+        check_lengths(images=images, questions=questions)
         texts = [
             self.processor.prompt(said(q, "question"), len(own))
             for q, own in zip(questions, images, strict=True)
@@ -195,6 +198,7 @@ class ManzanoPipeline:
             seed: of the first picture, the next one being that of the second; or one for each.
                 A picture depends on its own prompt and seed, not on the others of the batch.
         """
+        check_lengths(prompts=prompts)
         settings, generators = settings or DrawingSettings(), seeded(seed, len(prompts))
         self.watch = Watch(self.device, progress=self.progress)
         height, width = (self.painter.side if s is None else s for s in (height, width))
@@ -250,6 +254,7 @@ class ManzanoPipeline:
         settings: DrawingSettings | None = None,
     ) -> list[Image.Image]:
         """Edits many pictures at once, of any sizes; see `edit`, and `draw_batch` for seeds."""
+        check_lengths(images=images, instructions=instructions, masks=masks or images)
         settings, generators = settings or DrawingSettings(), seeded(seed, len(images))
         if not 0 < strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
@@ -306,7 +311,9 @@ class ManzanoPipeline:
         texts = [a + w + b for a, w, b in zip(asked, words, begun, strict=True)]
         number = self.model.vision.num_tokens
         with self.watch.part("image ids", steps=number) as on_step:
-            inputs = self.processor(images=images or None, text=texts, max_tiles=1).to(self.device)
+            inputs = self.processor(
+                images=images or None, text=texts, max_tiles=1, reserve=number
+            ).to(self.device)
             return self.model.generate(
                 **inputs, generation_mode="image",
                 guidance_scale=settings.guidance_scale, temperature=settings.temperature,
@@ -323,11 +330,13 @@ class ManzanoPipeline:
         """
         v = self.model.vocabulary
         inputs = self.processor(images=images or None, text=prompts, max_tiles=1).to(self.device)
-        room = self.processor.max_length - inputs["input_ids"].shape[1] - 1  # and perhaps a size
-        if room < 1:
+        number = self.model.vision.num_tokens
+        # For the words, after which come <img_start>, perhaps a size, and the ids.
+        room = self.processor.max_length - inputs["input_ids"].shape[1] - number - 2
+        if room < 0:
             return [""] * len(prompts)
         ids = self.model.generate(
-            **inputs, max_new_tokens=min(max_words + 1, room), eos_token_id=[v.img_start, v.end],
+            **inputs, max_new_tokens=min(max_words, room) + 1, eos_token_id=[v.img_start, v.end],
             suppress_tokens=v.never_said,
         )  # fmt: skip
         begun = (ids == v.img_start).any(dim=1).tolist()
@@ -335,11 +344,24 @@ class ManzanoPipeline:
         return [words if begins and is_text(words) else "" for words, begins in spoken]
 
 
+def load_whole(kind, folder: Path, **kwargs):
+    """A model of that class from a folder that holds every one of its weights.
+
+    Raises:
+        ValueError: if any is missing, left over or of another shape.
+    """
+    model, info = kind.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    strict_report(kind.__name__, str(folder), model, info)
+    return model
+
+
 def check_device(device: str) -> None:
     """Raises ValueError for a device that is not here."""
-    kind = device.partition(":")[0]
+    kind, _, index = str(device).partition(":")
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
-    if not here.get(kind):
+    if not here.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         names = ", ".join(name for name, is_here in here.items() if is_here)
         raise ValueError(f"there is no device {device!r} on this machine; there is {names}")
 
@@ -353,6 +375,14 @@ def said(words: str, what: str) -> str:
     if not words.strip():
         raise ValueError(f"the {what} is empty: say what you want")
     return words.strip()
+
+
+def check_lengths(**lists: Sequence) -> None:
+    """Raises ValueError unless the lists have one length, and something in them."""
+    counts = {name: len(values) for name, values in lists.items()}
+    if len(set(counts.values())) > 1 or not all(counts.values()):
+        said = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise ValueError(f"a batch takes as many of each, and at least one: got {said}")
 
 
 def is_text(words: str) -> bool:

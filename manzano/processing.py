@@ -47,6 +47,7 @@ class ManzanoProcessor(ProcessorMixin):
         images=None,
         text: str | list[str] | None = None,
         max_tiles: int | None = None,
+        reserve: int = 0,
         **kwargs,
     ) -> BatchFeature:
         """Model inputs for prompts in which `<image>` stands once for each picture.
@@ -56,6 +57,7 @@ class ManzanoProcessor(ProcessorMixin):
             text: one prompt or several; they are left-padded to one length.
             max_tiles: in place of the processor's own. The reference of an edit takes 1: it is not
                 split in training.
+            reserve: tokens that must have room after each prompt, as a picture's ids do.
 
         Returns:
             `input_ids`, `attention_mask` (B, T) and, with pictures, `pixel_values` (P, 3, H, W), of
@@ -83,7 +85,7 @@ class ManzanoProcessor(ProcessorMixin):
             return_tensors="pt",
         )
         data = {"input_ids": features["input_ids"], "attention_mask": features["attention_mask"]}
-        self.check_length(data["attention_mask"], text, expanded)
+        self.check_length(data["attention_mask"], text, expanded, reserve)
         if images:
             data["pixel_values"] = self.pixels([t for i in images for t in split(i, side, tiles)])
         return BatchFeature(data)
@@ -93,20 +95,24 @@ class ManzanoProcessor(ProcessorMixin):
         blocks = iter([picture_blocks(found, self.num_image_tokens) for found in grids])
         return [re.sub(self.image_token, lambda _: next(blocks), t) for t in text]
 
-    def check_length(self, mask: torch.Tensor, text: list[str], expanded: list[str]) -> None:
-        """Raises ValueError if a prompt takes more tokens than max_length; mask (B, T)."""
+    def check_length(
+        self, mask: torch.Tensor, text: list[str], expanded: list[str], reserve: int
+    ) -> None:
+        """Raises ValueError if a prompt and what is reserved take more tokens than max_length; mask
+        (B, T)."""
         lengths = mask.sum(dim=1).tolist()
         longest = max(range(len(lengths)), key=lengths.__getitem__)
-        if lengths[longest] <= self.max_length:
+        if lengths[longest] + reserve <= self.max_length:
             return
         blocks = expanded[longest].count(image_block(self.num_image_tokens))
         tiles, remedy = "", "shorten it, or give fewer images"
         if blocks > text[longest].count(self.image_token):
             tiles = f", {blocks} tiles of {self.num_image_tokens} tokens among them"
             remedy += " or a smaller max_tiles"
+        drawn = f" and the picture to be drawn {reserve}" if reserve else ""
         raise ValueError(
-            f"the prompt takes {lengths[longest]} tokens{tiles}, more than the {self.max_length} "
-            f"that this model was made for: {remedy}"
+            f"the prompt takes {lengths[longest]} tokens{tiles}{drawn}, more than the "
+            f"{self.max_length} that this model was made for: {remedy}"
         )
 
     def pixels(self, images) -> torch.Tensor:

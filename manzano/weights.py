@@ -63,9 +63,12 @@ def check_files(path: Path) -> None:
     """
     files = [path]
     if path.is_dir():
-        kinds = ("*.safetensors", "*.bin", "*.pth", "*.pt")
-        files = sorted(file for kind in kinds for file in path.glob(kind))
-        for index in sorted(path.glob("*.index.json")):
+        for kinds in (("*.safetensors",), ("*.bin", "*.pth", "*.pt")):  # the first is what is read
+            files = sorted(file for kind in kinds for file in path.glob(kind))
+            indices = sorted(i for kind in kinds for i in path.glob(f"{kind}.index.json"))
+            if files or indices:
+                break
+        for index in indices:
             _require_shards(index)
         if not files:
             held = sorted(file.name for file in path.iterdir())

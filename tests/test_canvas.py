@@ -57,3 +57,16 @@ def test_a_shape_that_differs_by_less_than_a_step_is_stretched():
 def test_a_page_of_any_length_is_refused_with_the_limit(size):
     with pytest.raises(ValueError, match="at most 8 times the other; crop it"):
         make_canvas(Image.new("RGB", size), None, None, side=1024, step=16)
+
+
+def test_a_thin_line_of_a_mask_survives_a_smaller_result():
+    mask = Image.new("L", (1000, 1000), 0)
+    mask.paste(255, (500, 0, 501, 1000))
+    canvas = make_canvas(picture(1000, 1000), mask, (96, 96), side=96, step=8)
+    white = np.asarray(canvas.mask) == 255
+    assert white.any(axis=1).all() and white.sum(axis=1).max() <= 2
+
+
+def test_a_result_of_too_many_pixels_is_refused_before_it_is_made():
+    with pytest.raises(ValueError, match="100,000,000 pixels at most in all"):
+        make_canvas(picture(10, 10), None, (20_000, 20_000), side=96, step=8)

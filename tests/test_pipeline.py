@@ -1,11 +1,13 @@
 """One folder asks, draws and edits."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from manzano.data_mix.sizes import SQUARE
 from manzano.data_mix.transforms import to_image
@@ -181,6 +183,45 @@ def test_the_watch_knows_the_parts_of_the_last_drawing(pipeline):
 def test_edits_that_cannot_be_made_are_refused(pipeline, options, message):
     with pytest.raises(ValueError, match=message):
         pipeline.edit(drawing(), "make it red", settings=FAST, **options)
+
+
+def test_a_picture_has_room_after_its_prompt_and_what_is_said(pipeline):
+    most = 96 - 3 - 4  # <|user|>, <|assistant|> and <img_start>, and four ids
+    assert pipeline.draw("x" * most, seed=0, settings=FAST).size == (48, 48)
+    with pytest.raises(ValueError, match="the picture to be drawn 4, more than the 96"):
+        pipeline.draw("x" * (most + 1), seed=0, settings=FAST)
+
+
+def test_a_seed_of_numpy_is_a_seed(pipeline):
+    one, same = (
+        pipeline.draw("a red heart", seed=seed, settings=FAST).tobytes()
+        for seed in (3, np.int64(3))
+    )
+    assert one == same
+
+
+@pytest.mark.parametrize(
+    ("images", "instructions", "masks"), [(1, 2, None), (1, 1, 2), (0, 0, None)]
+)
+def test_batches_of_unequal_or_no_length_are_refused(pipeline, images, instructions, masks):
+    with pytest.raises(ValueError, match=f"got {images} images, {instructions} instructions"):
+        pipeline.edit_batch(
+            [drawing()] * images, ["make it red"] * instructions,
+            masks=None if masks is None else [None] * masks,
+        )  # fmt: skip
+
+
+def test_a_folder_that_lacks_a_weight_is_refused(pipeline_folder, tmp_path):
+    folder = shutil.copytree(pipeline_folder, tmp_path / "model")
+    for part in ("model.safetensors", "transformer/diffusion_pytorch_model.safetensors"):
+        file = folder / part
+        weights = load_file(file)
+        whole = dict(weights)
+        weights.pop(next(name for name in sorted(weights) if "0" in name))
+        save_file(weights, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match="missing|lacks"):
+            ManzanoPipeline.from_pretrained(folder)
+        save_file(whole, file, metadata={"format": "pt"})
 
 
 def test_seeds_are_one_for_each_picture(pipeline):

@@ -39,7 +39,8 @@ def check(
     directory = Path(directory)
     if not directory.is_dir():
         return [Fault(shard=str(directory), key="", fault="there is no such folder")]
-    sources = [f for f in (directory, *sorted(directory.iterdir())) if _is_source(f)]
+    found = (f for f in sorted(directory.iterdir()) if not f.name.startswith("."))
+    sources = [f for f in (directory, *found) if _is_source(f)]
     if not sources:
         return [Fault(shard=str(directory), key="", fault="holds no train-*.tar and no test-*.tar")]
     shards = {source: [s for split in SPLITS for s in _shards(source, split)] for source in sources}

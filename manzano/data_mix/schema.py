@@ -28,12 +28,13 @@ from webdataset.writer import ShardWriter
 
 from manzano.data_mix.images import load_image
 from manzano.data_mix.masks import hide, mask_faults, read_mask
+from manzano.llm.vocabulary import reserved_tokens
 
 Task = Literal["understanding", "generation", "editing", "text"]
 Role = Literal["user", "assistant"]
 TASKS: tuple[str, ...] = get_args(Task)
 
-_KEY = re.compile(r"[A-Za-z0-9_-]+")
+KEY = re.compile(r"[A-Za-z0-9_-]+")
 _IMAGE_FIELD = re.compile(r"(image\d+|target|mask)\.(png|jpg|jpeg|webp)")
 _JSON_FIELDS = ("task", "turns", "num_images", "caption", "source", "licence", "concept", "extra")
 
@@ -86,7 +87,7 @@ class Sample:
 def sample_faults(sample: Sample) -> list[str]:
     """Everything that is wrong with a sample, in words; empty for a good one."""
     faults = []
-    if not _KEY.fullmatch(sample.key):
+    if not KEY.fullmatch(sample.key):
         faults.append(f"key {sample.key!r} may hold only letters, digits, '_' and '-'")
     if sample.task not in TASKS:
         return [*faults, f"unknown task {sample.task!r}, the tasks are {', '.join(TASKS)}"]
@@ -95,6 +96,8 @@ def sample_faults(sample: Sample) -> list[str]:
             faults.append(f"turn {index} has role {turn.role!r}, not 'user' or 'assistant'")
         if not turn.text.strip():
             faults.append(f"turn {index} has no text")
+        if found := reserved_tokens(turn.text):
+            faults.append(f"turn {index} spells special tokens: {', '.join(found)}")
     return faults + _turn_faults(sample) + _picture_faults(sample)
 
 
@@ -300,7 +303,11 @@ def read_fields(shard: str | Path) -> Iterator[dict[str, Any]]:
     try:
         with tarfile.open(shard) as tar:
             for member in tar:
-                key, _, name = member.name.partition(".")
+                if not member.isfile():
+                    continue
+                folder, _, base = member.name.removeprefix("./").rpartition("/")
+                stem, _, name = base.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
                 if fields and fields["__key__"] != key:
                     yield fields
                     fields = {}

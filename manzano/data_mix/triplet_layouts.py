@@ -150,7 +150,7 @@ def _tar_rows(path: Path) -> Iterator[Row]:
             if field == "json":
                 values |= _json_object(data, place)
             elif field == "txt":
-                values["instruction"] = data.decode()
+                values["instruction"] = data.decode(errors="replace")
             elif suffix in PICTURES:
                 values[name] = data
         yield Row(place, path.parent, values)

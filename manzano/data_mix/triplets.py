@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps
 
 from manzano.data_mix.check import SPLITS, check
 from manzano.data_mix.images import load_image
 from manzano.data_mix.masks import read_mask
 from manzano.data_mix.prepare import prepare
-from manzano.data_mix.schema import Sample, Turn, encode_sample, write_shards
+from manzano.data_mix.schema import KEY, Sample, Turn, encode_sample, write_shards
 from manzano.data_mix.sources.package_data import is_held_out
 from manzano.data_mix.triplet_layouts import Columns, Row, choose_columns, read_rows
 
@@ -49,6 +49,10 @@ class Settings:
     """Names by field of `Columns`, in place of the known ones."""
 
     def __post_init__(self):
+        if not KEY.fullmatch(self.name):
+            raise ValueError(
+                f"the name {self.name!r} may hold only letters, digits, '_' and '-': give --name"
+            )
         if not 0 < self.test_percent < 100:
             raise ValueError(f"test_percent must be between 1 and 99, got {self.test_percent}")
 
@@ -141,7 +145,9 @@ def _encode(
         ValueError: It cannot be used.
     """
     before = row.picture(columns.before)
-    shared = str(row.values[columns.concept]) if columns.concept else row.group
+    shared = row.group
+    if columns.concept and (shared := row.values.get(columns.concept)) is None:
+        raise ValueError(f"there is nothing in '{columns.concept}'")
     concept = f"{settings.name}/{shared or hashlib.sha256(before).hexdigest()[:16]}"
     if is_held_out(concept, percent=settings.test_percent) != (split == "test"):
         return None
@@ -173,7 +179,7 @@ def read_region(data: bytes, before: Image.Image) -> Image.Image:
         ValueError: It cannot be read, or is another picture altogether.
     """
     marked = load_image(data)
-    alpha = Image.open(io.BytesIO(data)).convert("RGBA").getchannel("A")
+    alpha = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGBA").getchannel("A")
     if alpha.getextrema()[0] == 0:
         return read_mask(ImageChops.invert(alpha))
     shades = np.asarray(marked)

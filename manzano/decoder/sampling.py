@@ -77,6 +77,11 @@ def guided_flow(
     )
 
 
+def steps_made(num_steps: int, strength: float) -> int:
+    """How many of `num_steps` are made at that strength: at least the last."""
+    return max(1, round(strength * num_steps))
+
+
 @torch.no_grad()
 def sample(
     model: DiTAir,
@@ -127,7 +132,7 @@ def sample(
         sigmas=np.linspace(1, 1 / num_steps, num_steps).tolist(), device=condition.device
     )
     times = 1 - torch.as_tensor(scheduler.sigmas)  # (num_steps + 1,)
-    first = num_steps - max(1, round(strength * num_steps))
+    first = num_steps - steps_made(num_steps, strength)
     scheduler.set_begin_index(first)
 
     def known_at(time: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ def vae_folder(source: str | Path) -> Path:
             "or one that holds such a folder as vae/."
         )
     config = json.loads((folder / "config.json").read_text())
-    kind = config.get("_class_name") or " or ".join(config.get("architectures", ["nothing known"]))
+    others = config.get("architectures") or ["nothing known"]
+    kind = config.get("_class_name") or " or ".join(others)
     if kind != "AutoencoderKL":
         raise ValueError(
             f"'{folder}' holds a {kind}, not an AutoencoderKL. The decoder works on latents with a "

@@ -149,6 +149,8 @@ def styles(
     ]
     for name in style.RULES:
         chosen = [i for i, sample in enumerate(samples) if sample.extra["style"] == name]
+        if not chosen:
+            continue
         own = [[part[i] for i in chosen] for part in errors]
         figures.append(error_figure(f"style_{name}_error", f"{name}: mean error", own, "a copy"))
     return figures, hits

@@ -47,9 +47,11 @@ def draw(logits: Tensor, chain: list[LogitsProcessor], chance: Tensor) -> Tensor
         return logits.argmax(-1)
     for warper in chain:
         logits = warper(None, logits)  # type: ignore[arg-type]  (these read no input_ids)
-    total = logits.double().softmax(-1).cumsum(-1)  # (B, V)
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's have no fp64
+    total = logits.to(exact).softmax(-1).cumsum(-1)  # (B, V)
     place = chance.to(total)[:, None] * total[:, -1:]
-    return torch.searchsorted(total, place, right=True).squeeze(1)
+    ids = torch.searchsorted(total, place, right=True).squeeze(1)
+    return ids.clamp(max=logits.shape[-1] - 1)  # rounding may reach the end
 
 
 def chances(

@@ -154,7 +154,12 @@ def _require_same_computation(vit: VisionTransformer, config: dict) -> None:
     }
     with torch.device("meta"):
         source = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
-    trained, own = _computation(cast(VisionTransformer, source)), _computation(vit)
+    if not isinstance(source, VisionTransformer):
+        raise ValueError(
+            f"these weights are of timm's {name}, a {type(source).__name__}: give those of a "
+            "VisionTransformer, such as SigLIP's"
+        )
+    trained, own = _computation(source), _computation(vit)
     if differing := [f"{k} {trained[k]} (here {own[k]})" for k in own if own[k] != trained[k]]:
         raise ValueError(
             f"these weights were trained as timm's {name}, with {', '.join(differing)}: set the "
@@ -164,8 +169,7 @@ def _require_same_computation(vit: VisionTransformer, config: dict) -> None:
 
 def _computation(vit: VisionTransformer) -> dict[str, object]:
     """What the parameters' shapes do not tell."""
-    block = vit.blocks[0]
-    assert isinstance(block, Block)
+    block = cast(Block, vit.blocks[0])
     return {
         "activation": type(block.mlp.act).__name__,
         "heads": block.attn.num_heads,

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -55,7 +56,9 @@ def setup(device: str = "auto") -> World:
     else:
         chosen = torch.device(device)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        # The ranks of a node wait for each other's turns at building the model.
+        dist.init_process_group(backend, timeout=timedelta(hours=2))
     return World(rank=rank, size=size, device=chosen)
 
 
@@ -111,7 +114,8 @@ def parallelize(model: nn.Module, world: World, *, bf16: bool) -> None:
     if world.size == 1:
         model.to(world.device)
         return
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    assert dist.group.WORLD is not None
+    mesh = DeviceMesh.from_group(dist.group.WORLD, world.device.type)  # no collective: see `turn`
     inside = {p for block in blocks(model) for p in block.parameters()}
     frozen = {p for p in model.parameters() if not p.requires_grad} - inside
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)

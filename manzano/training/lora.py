@@ -18,6 +18,7 @@ import peft
 import torch
 from peft import inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -85,9 +86,14 @@ def merged(model: nn.Module) -> Iterator[None]:
         value = add_product(weights[name].detach(), a, b, layer.scaling[NAME])
         plain[name].weight = nn.Parameter(value, requires_grad=False)
         model.set_submodule(name, plain[name])
+    whole = {n: m for n, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)}
+    for name, module in whole.items():
+        model.set_submodule(name, cast(nn.Module, module.modules_to_save[NAME]))
     try:
         yield
     finally:
+        for name, module in whole.items():
+            model.set_submodule(name, module)
         for name, layer in found.items():
             plain[name].weight = weights[name]
             model.set_submodule(name, cast(nn.Module, layer))

@@ -84,7 +84,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
             f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train."
         )
     for prefix in config.lr_multipliers:
-        if not any(name.startswith(prefix) for name in trainable):
+        if not any(name.startswith(prefix) for name, _ in model.named_parameters()):
             raise ValueError(_unmatched(prefix, list(trainable)))
     matrices = hidden_matrices(model) if config.matrix_lr else set()
     undecayed = _undecayed(model) | trained_rows(model).keys()
@@ -146,6 +146,6 @@ def _unmatched(prefix: str, names: list[str]) -> str:
     tops = sorted({name.split(".")[0] + "." for name in names})
     near = difflib.get_close_matches(prefix, tops, n=1, cutoff=0.0)
     return (
-        f"optim.lr_multipliers names {prefix!r}, which no trainable parameter begins with. "
+        f"optim.lr_multipliers names {prefix!r}, which no parameter begins with. "
         f"Did you mean {near[0]!r}? Beginnings: {', '.join(tops)}."
     )

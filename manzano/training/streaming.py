@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download, split_state_dict_into_shards_factory
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from manzano.training.distributed import World
 from manzano.training.lora import NAME, Adapter, add_product, fingerprint, layers, merged
 from manzano.training.stages import load_stage, stage_of
 from manzano.training.stages.outlines import OUTLINES, Outline
+from manzano.weights import fetch
 
 ONE_PROCESS = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -149,8 +150,13 @@ class Weights:
         """What was not trained, in the precision of training."""
         for start, folder in self.folders.items():
             if name.startswith(start):
-                value = folder.read(name.removeprefix(start))
-                return value.to(self.expected[name].dtype)
+                value, expected = folder.read(name.removeprefix(start)), self.expected[name]
+                if value.shape != expected.shape:
+                    raise ValueError(
+                        f"{name} has the shape {tuple(value.shape)} in {folder.name} and "
+                        f"{tuple(expected.shape)} in the model: was it another folder in training?"
+                    )
+                return value.to(expected.dtype)
         raise ValueError(
             f"the checkpoint has no {name}, and nothing else that the run read has it: was it "
             "written by another version of this code?"
@@ -174,9 +180,7 @@ class Folder:
             return file.get_tensor(name)
 
     def _find(self) -> None:
-        folder = Path(self.name)
-        if not folder.is_dir():
-            folder = Path(snapshot_download(self.name, allow_patterns="*.safetensors"))
+        folder = fetch(self.name, ("*.safetensors",))
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 self.files |= dict.fromkeys(file.keys(), path)

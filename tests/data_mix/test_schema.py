@@ -10,6 +10,7 @@ from manzano.data_mix.schema import (
     Turn,
     decode_sample,
     encode_sample,
+    read_fields,
     read_samples,
     sample_faults,
     write_shards,
@@ -182,3 +183,24 @@ def test_without_a_mask_nothing_is_hidden_and_shards_are_what_they_were(tmp_path
     assert list(fields) == ["__key__", "json", "image0.png", "target.png"]
     digest = hashlib.sha256(fields["json"]).hexdigest()
     assert digest == "805e60630c97a167e765e37067155eae095890d19725f7068fa11bf9e6762d2e"
+
+
+@pytest.mark.parametrize("words", ["<image> what is it?", "a <1:2> picture", "the end<|end|>"])
+def test_words_that_would_be_read_as_special_tokens_are_a_fault(words):
+    turns = (Turn(role="user", text=words), Turn(role="assistant", text="a heart"))
+    (fault,) = sample_faults(make_sample("understanding", turns=turns))
+    assert fault.startswith("turn 0 spells special tokens: <")
+
+
+@pytest.mark.parametrize("folder", ["", "./", "v1.0/", "./a/"])
+def test_a_key_is_what_stands_before_the_first_dot_of_the_file_name(tmp_path, folder):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        directory = tarfile.TarInfo(folder or "empty")
+        directory.type = tarfile.DIRTYPE
+        tar.addfile(directory)
+        for name in ("0001.before.png", "0001.txt", "0002.txt"):
+            tar.addfile(tarfile.TarInfo(folder + name))
+    found = list(read_fields(tmp_path / "x.tar"))
+    place = folder.removeprefix("./")
+    assert [fields["__key__"] for fields in found] == [f"{place}0001", f"{place}0002"]
+    assert [sorted(fields)[1:] for fields in found] == [["before.png", "txt"], ["txt"]]

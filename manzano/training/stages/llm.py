@@ -173,7 +173,14 @@ class Stage:
         else:
             text = AutoTokenizer.from_pretrained(config.text_tokenizer)
             vision = HybridTokenizer.load(config.tokenizer)
+            width = vision.config.width
             self.model = assemble(vision, text, config.llm, config.image_weight)
+            if config.train != "all" and vision.config.width != width:
+                raise ValueError(
+                    f"the continuous adapter gets a new last layer, {width} to "
+                    f"{vision.config.width} wide for this language model, which train: "
+                    f"{config.train} would leave random: give train: all"
+                )
             self.processor = make_processor(
                 self.model.vision, text, config.row_length, config.max_tiles
             )

@@ -25,6 +25,7 @@ from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.llm.backbone import build_language_model
 from manzano.llm.loss import count_targets, unified_loss
 from manzano.llm.vocabulary import JointVocabulary, joint_vocabulary
+from manzano.load_report import strict_report
 from manzano.model import splice
 from manzano.tokenizer.fsq import code_usage
 from manzano.tokenizer.hybrid import HybridTokenizer, HybridTokenizerConfig
@@ -151,7 +152,10 @@ def trained_parts(folder: str, rows: int) -> tuple[HybridTokenizer, PreTrainedMo
             f"no llm/ in {folder}: start needs a whole export of the tokenizer stage, with the "
             "small language model"
         )
-    language_model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
+    language_model, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
+        small, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    strict_report("language model", str(small), language_model, info).log()
     if language_model.config.vocab_size != rows:
         raise ValueError(
             f"the language model in {small} has {language_model.config.vocab_size} rows, the text "

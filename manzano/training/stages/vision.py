@@ -144,7 +144,7 @@ class Stage:
         return loss, {"loss": loss.detach(), "retrieval": hit}
 
     def ceilings(self) -> dict[str, float]:
-        return {}  # always from random weights
+        return {}  # its text tower is always new
 
     def preview(self, directory: Path, step: int) -> None:
         """Nothing to look at: the loss and the retrieval rate tell."""
