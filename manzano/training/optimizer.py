@@ -83,9 +83,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         raise ValueError(
             f"{type(model).__name__} has no parameter with requires_grad=True: nothing to train."
         )
+    names = [name for name, _ in model.named_parameters()]  # of frozen ones too: they may be named
     for prefix in config.lr_multipliers:
-        if not any(name.startswith(prefix) for name, _ in model.named_parameters()):
-            raise ValueError(_unmatched(prefix, list(trainable)))
+        if not any(name.startswith(prefix) for name in names):
+            raise ValueError(_unmatched(prefix, names))
     matrices = hidden_matrices(model) if config.matrix_lr else set()
     undecayed = _undecayed(model) | trained_rows(model).keys()
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}

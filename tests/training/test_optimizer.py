@@ -32,7 +32,7 @@ def test_the_longest_matching_prefix_sets_the_rate():
 
 
 def test_a_prefix_without_parameters_is_an_error_that_names_the_nearest():
-    with pytest.raises(ValueError, match=r"'block.', which no trainable.*Did you mean 'blocks.'"):
+    with pytest.raises(ValueError, match=r"'block.', which no parameter.*Did you mean 'blocks.'"):
         build_optimizer(Model(0.0), OptimConfig(lr_multipliers={"block.": 2.0}))
 
 
