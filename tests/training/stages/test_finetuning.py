@@ -182,8 +182,8 @@ def test_the_continuous_adapter_stays_where_the_language_model_alone_trains(
 def test_a_run_from_wrong_weights_stops_in_its_first_step(starts, ingredients, tmp_path):
     config = tuned("llm", starts, ingredients, tmp_path)
     stage = FixedStage(config)
-    table = stage.model.get_input_embeddings().weight.data
-    table[TEXT:] = 100 * table[TEXT:].flip(0)  # as if the ids were of another tokenizer
+    head = stage.model.get_output_embeddings().weight.data
+    head[TEXT:] = 10 * head[TEXT:].flip(0)  # sure of itself, as if the ids were another tokenizer's
     with pytest.raises(ValueError, match=r"image is \d+\.\d\d in the first step, above the 8.74"):
         train(stage, config)
     assert not (tmp_path / "checkpoints").exists()

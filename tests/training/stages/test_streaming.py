@@ -1,10 +1,10 @@
 """An export streamed out of a checkpoint equals that of the run, and takes less memory."""
 
-import ctypes
-import gc
 import json
 import platform
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,10 +83,26 @@ def test_a_streamed_export_equals_that_of_the_run(name, kind, starts, ingredient
         assert torch.equal(state[key], value)
 
 
-def resident(field: str) -> int:
-    """Bytes of this process in memory, now (VmRSS) or at most (VmHWM)."""
+PEAKS = """
+import ctypes, gc, re, sys
+from pathlib import Path
+from manzano.training.streaming import export_checkpoint
+
+def resident(field):  # bytes of this process in memory, now (VmRSS) or at most (VmHWM)
     status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
+    return 1024 * int(re.search(rf"{field}:\\s+(\\d+) kB", status)[1])
+
+run, sizes = Path(sys.argv[1]), [int(size) for size in sys.argv[2:]]
+export_checkpoint(run / "run", run / "first", shard_size=sizes[0])  # imports what it needs
+for size in sizes:
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free is not in memory any more
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident("VmRSS")
+    export_checkpoint(run / "run", run / str(size), shard_size=size)
+    print("peak", resident("VmHWM") - before)
+"""
+"""In a process of its own: what other tests have allocated, and freed, is not measured."""
 
 
 @pytest.mark.skipif(
@@ -101,17 +117,11 @@ def test_memory_follows_the_size_of_a_shard_and_not_of_the_model(ingredients, tm
         tmp_path / "run" / "checkpoints", ONE_PROCESS, config=to_dict(config), keep=1
     )
     store.save(1, TrainState(model, SGD(model.parameters()), None), {})
-    del model
-    export_checkpoint(tmp_path / "run", tmp_path / "first")  # whatever is imported once is imported
-    peaks = {}
-    for shard_size in (total // 16, 2 * total):
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free is not in memory any more
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before = resident("VmRSS")
-        export_checkpoint(tmp_path / "run", tmp_path / str(shard_size), shard_size=shard_size)
-        peaks[shard_size] = resident("VmHWM") - before
-    small, large = peaks.values()
+    arguments = [str(tmp_path), str(total // 16), str(2 * total)]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAKS, *arguments], check=True, capture_output=True, text=True
+    )
+    small, large = (int(peak) for peak in re.findall(r"peak (\d+)", done.stdout))
     assert total > 70e6
     assert large > 0.9 * total
     assert small < total / 2
