@@ -136,7 +136,8 @@ def sample(
     scheduler.set_begin_index(first)
 
     def known_at(time: Tensor) -> Tensor:
-        return interpolate(known_latents, noise, time.expand(len(noise)))  # type: ignore[arg-type]
+        assert known_latents is not None  # looked at above
+        return interpolate(known_latents, noise, time.expand(len(noise)))
 
     latents = noise if first == 0 else known_at(times[first])
     for step in range(first, num_steps):

@@ -53,13 +53,7 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
     if loop.threads:
         torch.set_num_threads(loop.threads)
     model = stage.model
-    if loop.recompute:
-        for block in distributed.blocks(model, frozen=True):
-            recompute(block)
-    if loop.compile:
-        for block in distributed.blocks(model, frozen=True) or [model]:
-            block.compile()
-    distributed.parallelize(model, world, bf16=loop.precision == "bf16")
+    place(model, config, world)
     placed()
     world.barrier()  # over gloo, which waits longer than nccl for ranks whose turn is not yet over
     optimizer = build_optimizer(model, optim)
@@ -125,6 +119,18 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
                     "Give the same command again to go on from there.",
                 )
     return export(stage, config, world, ema)
+
+
+def place(model: nn.Module, config: TrainConfig, world: World) -> None:
+    """Recompute and compile the blocks as the configuration says, then shard, onto the device."""
+    blocks = distributed.blocks(model, frozen=True)
+    if config.loop.recompute:
+        for block in blocks:
+            recompute(block)
+    if config.loop.compile:
+        for block in blocks or [model]:
+            block.compile()
+    distributed.parallelize(model, world, bf16=config.loop.precision == "bf16")
 
 
 def fetch(batches: Iterator[Any], number: int, window: Window) -> list[Any]:
