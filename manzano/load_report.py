@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import nn
 
@@ -55,6 +56,19 @@ class LoadReport:
         """Says it once, not once a rank."""
         if os.environ.get("RANK", "0") == "0":
             logger.info("%s", self)
+
+
+def load_whole(kind, folder: Path, **kwargs):
+    """A model of that class from a folder that holds every one of its weights.
+
+    Raises:
+        ValueError: if any is missing, left over or of another shape.
+    """
+    model, info = kind.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    strict_report(kind.__name__, str(folder), model, info)
+    return model
 
 
 def strict_report(

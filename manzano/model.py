@@ -207,9 +207,10 @@ class ManzanoForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "pad_token_id": v.pad,
                 "suppress_tokens": [v.img_start, *v.never_said],
             }
+            processors = [RestrictToRange(0, v.text_size), *kwargs.pop("logits_processor", ())]
             return self.language_model.generate(
                 inputs_embeds=embeds, attention_mask=attention_mask,
-                logits_processor=[RestrictToRange(0, v.text_size)], **(defaults | kwargs),
+                logits_processor=processors, **(defaults | kwargs),
             )  # fmt: skip
         if generation_mode != "image":
             raise ValueError(f"generation_mode is 'text' or 'image', got {generation_mode!r}")

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from manzano.answering import AnswerSettings, Message, answer
 from manzano.canvas import Canvas, make_canvas
 from manzano.data_mix.images import ImageSource, load_image
 from manzano.data_mix.masks import load_mask
@@ -18,7 +19,7 @@ from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.vae import load_vae
 from manzano.drawing import DrawingSettings, seeded
 from manzano.llm.vocabulary import reserved_tokens
-from manzano.load_report import strict_report
+from manzano.load_report import load_whole
 from manzano.model import ManzanoForConditionalGeneration
 from manzano.painter import Painter
 from manzano.processing import ManzanoProcessor
@@ -152,15 +153,28 @@ class ManzanoPipeline:
     ) -> list[str]:
         """Answers many questions at once, each about its own pictures."""
         check_lengths(images=images, questions=questions)
-        texts = [
-            self.processor.prompt(said(q, "question"), len(own))
-            for q, own in zip(questions, images, strict=True)
+        asked = [
+            [Message("user", (*map(load_image, own), said(question, "question")))]
+            for question, own in zip(questions, images, strict=True)
         ]
-        pictures = [load_image(i) for own in images for i in own]
-        inputs = self.processor(images=pictures, text=texts, max_tiles=max_tiles).to(self.device)
-        return self.processor.decode_text(
-            self.model.generate(**inputs, max_new_tokens=max_new_tokens)
-        )
+        settings = AnswerSettings(max_new_tokens=max_new_tokens)
+        return self.chat_batch(asked, settings, max_tiles=max_tiles)
+
+    def chat_batch(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        settings: AnswerSettings | None = None,
+        *,
+        max_tiles: int | None = None,
+    ) -> list[str]:
+        """What the model says next in many conversations, of words and pictures in any order.
+
+        Raises:
+            ValueError: for a conversation without room for an answer, with special tokens in its
+                words, or with a picture that cannot be read.
+        """
+        settings = settings or AnswerSettings()
+        return answer(self.model, self.processor, conversations, settings, max_tiles=max_tiles)
 
     def draw(
         self,
@@ -342,19 +356,6 @@ class ManzanoPipeline:
         begun = (ids == v.img_start).any(dim=1).tolist()
         spoken = zip(self.processor.decode_text(ids), begun, strict=True)
         return [words if begins and is_text(words) else "" for words, begins in spoken]
-
-
-def load_whole(kind, folder: Path, **kwargs):
-    """A model of that class from a folder that holds every one of its weights.
-
-    Raises:
-        ValueError: if any is missing, left over or of another shape.
-    """
-    model, info = kind.from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-    )
-    strict_report(kind.__name__, str(folder), model, info)
-    return model
 
 
 def check_device(device: str) -> None:

@@ -125,19 +125,52 @@ class ManzanoProcessor(ProcessorMixin):
         Raises:
             ValueError: if the words hold a special token.
         """
-        found = reserved_tokens(words)
+        return self.render([("user", [None] * num_images + [words])])
+
+    def conversation(self, messages) -> str:
+        """Turns (`manzano.answering.Message`) by the chat template, and the opening of an answer.
+
+        Raises:
+            ValueError: if there are none, or words in them hold a special token.
+        """
+        turns = [
+            (turn.role, [part if isinstance(part, str) else None for part in turn.content])
+            for turn in messages
+        ]
+        if not turns:
+            raise ValueError("there is nothing to answer: give at least one message")
+        return self.render(turns)
+
+    def render(self, turns: list[tuple[str, list[str | None]]]) -> str:
+        """Roles with what each says, None for a picture."""
+        found = [
+            t for _, parts in turns for words in parts if words for t in reserved_tokens(words)
+        ]
         if found:
             raise ValueError(f"the text may not contain the special tokens {found}: leave them out")
-        content = [{"type": "image"}] * num_images + [{"type": "text", "text": words}]
+        messages = [
+            {
+                "role": role,
+                "content": [
+                    {"type": "image"} if words is None else {"type": "text", "text": words}
+                    for words in parts
+                ],
+            }
+            for role, parts in turns
+        ]
         return self.apply_chat_template(
-            [{"role": "user", "content": content}],  # pyright: ignore[reportArgumentType]
+            messages,  # pyright: ignore[reportArgumentType]
             add_generation_prompt=True,
             tokenize=False,
         )
 
+    def decode(self, ids: torch.Tensor) -> list[str]:
+        """Generated joint ids (B, T) -> words, as they were said."""
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
     def decode_text(self, ids: torch.Tensor) -> list[str]:
-        """Generated joint ids (B, T) -> answers."""
-        return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        """Generated joint ids (B, T) -> answers, without spaces around them."""
+        return [words.strip() for words in self.decode(ids)]
 
     @property
     def model_input_names(self) -> list[str]:
