@@ -14,7 +14,6 @@ llm stage's run folder; stages and data that another demo has made may stay in t
       demo.json                time taken by each step, and what the last two were made from
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -24,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from manzano.eval.provenance import fingerprint
 from manzano.training.command_line import parse
 from manzano.training.stages import load_stage
 
@@ -193,14 +193,3 @@ def _refuse_stale(name: str, stages: Mapping[str, Any]) -> None:
                 f"{made_from.parent} was made after {record.parent}, which was made from an older "
                 f"one: delete {record.parent.parent} to train the stage {name} again"
             )
-
-
-def fingerprint(*paths: Path) -> str:
-    """SHA-256 of the names and contents of files, and of all files in folders."""
-    digest = hashlib.sha256()
-    for path in paths:
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in filter(Path.is_file, files):
-            digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from manzano.data_mix.schema import Sample, write_shards
 from manzano.data_mix.sources.glyphs import question_turns
-from manzano.eval.demo import READS, STAGES, Diary, fingerprint, stage_file
+from manzano.eval.demo import READS, STAGES, Diary, stage_file
 from manzano.eval.demo_report import samples_seen, spread
 from manzano.eval.understanding import held_out_questions, training_pairs
 
@@ -60,17 +60,6 @@ def test_samples_are_added_up_from_rates_and_times(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert samples_seen(path) == 8 + 8
-
-
-def test_a_fingerprint_tells_contents_and_names_apart(tmp_path):
-    (tmp_path / "a").mkdir()
-    file = tmp_path / "a" / "x"
-    file.write_text("1")
-    first = fingerprint(tmp_path / "a")
-    file.write_text("2")
-    second = fingerprint(tmp_path / "a")
-    file.rename(tmp_path / "a" / "y")
-    assert len({first, second, fingerprint(tmp_path / "a"), fingerprint(tmp_path / "a" / "y")}) == 4
 
 
 def test_the_diary_keeps_the_longest_time_and_its_notes(tmp_path):
