@@ -17,7 +17,7 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +80,16 @@ class Checkpoints:
         config: dict[str, Any],
         keep: int,
         restart_data: bool = False,
+        complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ):
-        """`config` is the run's `config.to_dict`; a checkpoint of another one is refused."""
+        """`config` is the run's `config.to_dict`; a checkpoint of another one is refused, once
+        `complete` has given that of older code the keys that are new."""
         self.folder = folder
         self.world = world
         self.config = config
         self.keep = keep
         self.restart_data = restart_data
+        self.complete = complete
 
     @property
     def last(self) -> Path | None:
@@ -196,7 +199,7 @@ class Checkpoints:
 
     def _require_same_config(self, path: Path, manifest: Mapping[str, Any]) -> None:
         allowed = HARMLESS | ({"loop.accumulate"} if self.restart_data else set())
-        changed = differences(manifest["config"], self.config)
+        changed = differences(self.complete(manifest["config"]), self.config)
         refused = {key: values for key, values in changed.items() if key not in allowed}
         if refused:
             listed = ", ".join(

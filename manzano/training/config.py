@@ -96,7 +96,7 @@ HARMLESS = {
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as nested dicts of plain YAML / JSON values (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return _plain(config)
 
 
 def save(config: Any, path: Path) -> None:
@@ -113,6 +113,28 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     }
+
+
+def with_defaults(old: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """A `to_dict` result of older code, completed by the defaults of the keys that it did not have:
+    what is new is, by default, as it was."""
+    completed = dict(old)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in old:
+            if dataclasses.is_dataclass(value) and isinstance(old[field.name], Mapping):
+                completed[field.name] = with_defaults(old[field.name], value)
+        elif field.default is not dataclasses.MISSING:
+            completed[field.name] = _plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            completed[field.name] = _plain(field.default_factory())
+    return completed
+
+
+def _plain(value: Any) -> Any:
+    """A value of a configuration as it stands in `to_dict`."""
+    as_dict = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return json.loads(json.dumps(as_dict))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -60,6 +60,8 @@ def finished(config: TrainConfig) -> bool:
     record = Path(config.loop.output) / "export" / "training.yaml"
     if not record.exists():
         return False
-    made_by = yaml.safe_load(record.read_text(encoding="utf-8"))
+    made_by = configuration.with_defaults(
+        yaml.safe_load(record.read_text(encoding="utf-8")), config
+    )
     changed = configuration.differences(made_by, configuration.to_dict(config)).keys()
     return not changed - (HARMLESS - {"loop.max_steps"})

@@ -13,6 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
         config=configuration.to_dict(config),
         keep=loop.keep_checkpoints,
         restart_data=loop.restart_data,
+        complete=partial(configuration.with_defaults, config=config),
     )
 
     step, local = checkpoints.resume(state)

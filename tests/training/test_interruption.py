@@ -1,5 +1,6 @@
 """Processes that are killed, and several ranks."""
 
+import json
 import os
 import signal
 import time
@@ -42,6 +43,24 @@ def test_a_run_killed_and_given_again_equals_an_uninterrupted_one(
     assert figures(parts) == figures(tmp_path / "whole")
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(parts)[name])
+
+
+def test_a_run_begun_with_older_code_goes_on_where_new_keys_have_their_defaults(
+    tmp_path, spawn, figures
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(spawn, [f"--loop.output={whole}"])
+    run(spawn, [f"--loop.output={parts}", "--loop.max_steps=6"])
+    (manifest,) = (parts / "checkpoints").glob("step-*/manifest.json")
+    record = json.loads(manifest.read_text())
+    for key in ("guard", "recompute"):
+        del record["config"]["loop"][key]
+    del record["config"]["ceiling"]
+    manifest.write_text(json.dumps(record))
+    with pytest.raises(AssertionError, match="ceiling .was 1000000.0, is 7.0."):
+        run(spawn, [f"--loop.output={parts}", "--ceiling=7.0"])
+    run(spawn, [f"--loop.output={parts}"])
+    assert [line["step"] for line in figures(parts)] == [line["step"] for line in figures(whole)]
 
 
 @pytest.mark.parametrize("matrix_lr", [0.0, 1e-2])
