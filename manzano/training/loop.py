@@ -13,8 +13,8 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
