@@ -3,12 +3,18 @@
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
 
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.data_mix.mixture import MixtureConfig
 from manzano.data_mix.schema import Task
+from manzano.decoder.dit_air import DiTAir
 from manzano.decoder.vae import VAEConfig, build_vae
+from manzano.model import ManzanoForConditionalGeneration
 from manzano.tokenizer.hybrid import HybridTokenizerConfig
 from manzano.training import random_state, run, stages
 from manzano.training.config import LoopConfig
@@ -19,6 +25,8 @@ from manzano.training.stages.data import DataConfig
 from tests.data_mix.samples import make_folder, make_sample
 from tests.tiny import QWEN3, VISION, text_tokenizer, tiny_vision
 
+LOADED = {"llm": ManzanoForConditionalGeneration, "decoder": DiTAir}
+"""The stages that fine-tune, and what loads their exports."""
 TASKS: tuple[Task, ...] = ("understanding", "generation", "editing", "text")
 
 
@@ -119,3 +127,16 @@ def child(config_file: Path, environment: dict[str, str], errors: Path) -> None:
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     stages.load_stage = lambda name: (llm.Config, FixedStage)
     run("llm", ["--config", str(config_file)])
+
+
+def tuned(name: str, starts: Path, ingredients: Path, output: Path, *, start="", loop=None, **own):
+    """The configuration of a run that goes on from a finished one."""
+    empty = {"text_tokenizer": "", "tokenizer": "", "llm": {}} if name == "llm" else {}
+    config = configured(name, ingredients, output, **(loop or {}))
+    return replace(config, start=str(starts / (start or name) / "export"), **empty, **own)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of an export."""
+    return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in
+            load_file(file).items()}  # fmt: skip

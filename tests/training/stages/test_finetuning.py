@@ -6,48 +6,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from manzano.decoder.dit_air import DiTAir
-from manzano.model import ManzanoForConditionalGeneration
 from manzano.training import config as configuration
 from manzano.training import random_state
 from manzano.training.loop import train
 from manzano.training.lora import LoraConfig, load_adapter, merged
 from manzano.training.stages import load_stage
 from manzano.training.streaming import export_checkpoint
-from tests.tiny import QWEN3
-from tests.training.stages.real import FixedStage, child, configured, trained
+from tests.training.stages.real import (
+    LOADED,
+    FixedStage,
+    child,
+    configured,
+    trained,
+    tuned,
+    weights,
+)
 
-LOADED = {"llm": ManzanoForConditionalGeneration, "decoder": DiTAir}
 LORA = LoraConfig(rank=4, alpha=8.0)
 SPECIAL, TEXT = 8, 264
 """In the tiny vocabulary special tokens come first, then text, then image ids."""
 every_stage = pytest.mark.parametrize("name", LOADED)
-
-
-@pytest.fixture(scope="module")
-def starts(ingredients, tmp_path_factory) -> Path:
-    """Finished runs of both stages, and one whose head is not tied."""
-    root = tmp_path_factory.mktemp("starts")
-    for name in LOADED:
-        trained(name, configured(name, ingredients, root / name))
-    untied = configured("llm", ingredients, root / "untied")
-    trained("llm", replace(untied, llm=QWEN3 | {"tie_word_embeddings": False}))
-    return root
-
-
-def tuned(name: str, starts: Path, ingredients: Path, output: Path, *, start="", loop=None, **own):
-    """The configuration of a run that goes on from a finished one."""
-    empty = {"text_tokenizer": "", "tokenizer": "", "llm": {}} if name == "llm" else {}
-    config = configured(name, ingredients, output, **(loop or {}))
-    return replace(config, start=str(starts / (start or name) / "export"), **empty, **own)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All weights of an export."""
-    return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in
-            load_file(file).items()}  # fmt: skip
 
 
 @every_stage

@@ -21,8 +21,7 @@ from manzano.training.lora import LoraConfig
 from manzano.training.stages import load_stage
 from manzano.training.streaming import ONE_PROCESS, export_checkpoint
 from tests.tiny import QWEN3
-from tests.training.stages.real import configured, trained
-from tests.training.stages.test_finetuning import starts, tuned, weights  # noqa: F401
+from tests.training.stages.real import configured, trained, tuned, weights
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 
@@ -48,7 +47,7 @@ def assert_same_folder(streamed: Path, exported: Path) -> None:
             assert (streamed / name).read_text() == (exported / name).read_text()
 
 
-def pretrained_rows(config, starts: Path):  # noqa: F811
+def pretrained_rows(config, starts: Path):
     """New rows beside a pretrained language model, which the checkpoint does not hold."""
     from transformers import AutoModelForCausalLM
 
@@ -65,7 +64,7 @@ CASES = [(name, kind) for name in ("llm", "decoder") for kind in ("parts", "star
 
 
 @pytest.mark.parametrize(("name", "kind"), [*CASES, ("llm", "rows")])
-def test_a_streamed_export_equals_that_of_the_run(name, kind, starts, ingredients, tmp_path):  # noqa: F811
+def test_a_streamed_export_equals_that_of_the_run(name, kind, starts, ingredients, tmp_path):
     if kind in ("parts", "rows"):
         config = configured(name, ingredients, tmp_path / "run")
     else:
