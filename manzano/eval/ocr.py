@@ -24,6 +24,8 @@ Line = tuple[np.ndarray, str]
 """Corners (4, 2) in pixels, and what stands there."""
 Reader = Callable[[np.ndarray], list[Line]]
 """From a picture (H, W, 3), uint8, channels in the order blue, green, red."""
+Row = dict[str, float]
+"""The scores of one picture by name."""
 
 _SIDE = 256
 """A smaller picture is enlarged until its longer side has so many pixels: engines overlook letters
@@ -68,7 +70,7 @@ def agreed_word_accuracy(reads: Sequence[str], wanted: str) -> float:
 
 
 def character_similarity(read: str, wanted: str) -> float:
-    """1 - edit distance / length of the longer text, without case and repeated spaces; in [0, 1]."""
+    """1 - edit distance / length of the longer text, without case and repeated spaces."""
     read, wanted = (" ".join(text.lower().split()) for text in (read, wanted))
     longest = max(len(read), len(wanted))
     return 1 - levenshtein(read, wanted) / longest if longest else 1.0
@@ -100,7 +102,7 @@ def oneig_text_score(reads: Sequence[str], wanted: Sequence[str]) -> float:
     return 1 - distance * (1 - complete) * (1 - found / words) / _MAX_DISTANCE
 
 
-def text_scores(reads: Mapping[str, Sequence[str]], wanted: Sequence[str]) -> list[dict[str, float]]:
+def text_scores(reads: Mapping[str, Sequence[str]], wanted: Sequence[str]) -> list[Row]:
     """Every score of each picture, and its floor: the same reading held against another's text.
 
     Args:
@@ -116,8 +118,8 @@ def text_scores(reads: Mapping[str, Sequence[str]], wanted: Sequence[str]) -> li
     for index, text in enumerate(wanted):
         read = {engine: texts[index] for engine, texts in reads.items()}
         row = _row(read, text)
-        if others[index] is not None:
-            row |= {f"floor_{name}": value for name, value in _row(read, others[index]).items()}
+        if (other := others[index]) is not None:
+            row |= {f"floor_{name}": value for name, value in _row(read, other).items()}
         rows.append(row)
     return rows
 
@@ -131,8 +133,8 @@ def other_texts(wanted: Sequence[str]) -> list[str | None]:
     ]
 
 
-def _row(read: Mapping[str, str], wanted: str) -> dict[str, float]:
-    row = {}
+def _row(read: Mapping[str, str], wanted: str) -> Row:
+    row: Row = {}
     for engine, text in read.items():
         row[f"{engine}_words"] = word_accuracy(text, wanted)
         row[f"{engine}_similarity"] = character_similarity(text, wanted)
