@@ -95,7 +95,7 @@ def tag_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def shuffled(prompts: Sequence[Metadata]) -> list[Metadata]:
     """The next prompt of the same tag in the place of each: judged by them, pictures show the
-    floor, what is correct without listening."""
+    floor, what is correct without listening. A tag with one prompt only keeps it."""
     by_tag: defaultdict[str, list[Metadata]] = defaultdict(list)
     for prompt in prompts:
         by_tag[prompt["tag"]].append(prompt)

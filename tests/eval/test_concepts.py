@@ -78,8 +78,7 @@ def test_no_pair_of_colour_and_shape_asked_for_is_in_training():
     assert asked == set(glyphs.concepts("test"))
 
 
-@pytest.mark.parametrize("blur", [0, 1])
-@pytest.mark.parametrize("image_size", [72, 144])
+@pytest.mark.parametrize(("blur", "image_size"), [(0, 72), (1, 72), (0, 144)])
 def test_true_pictures_are_judged_right(blur, image_size):
     wrong = []
     for prompt in PROMPTS:
