@@ -112,7 +112,16 @@ def text_scores(reads: Mapping[str, Sequence[str]], wanted: Sequence[str]) -> li
     Returns:
         For each picture `ENGINE_words`, `ENGINE_similarity` and `agreed_words`, and each of them
         again with `floor_` before it (not if all texts are the same: then there is no other).
+
+    Raises:
+        ValueError: An engine read more or fewer pictures than there are texts, or a text has no
+            word.
     """
+    for engine, texts in reads.items():
+        if len(texts) != len(wanted):
+            raise ValueError(
+                f"{engine} read {len(texts)} pictures, and there are {len(wanted)} texts asked for."
+            )
     others = other_texts(wanted)
     rows = []
     for index, text in enumerate(wanted):

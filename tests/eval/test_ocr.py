@@ -111,6 +111,11 @@ def test_the_floor_is_the_reading_against_another_text():
     assert rows[0]["floor_rapidocr_similarity"] == character_similarity("OPEN", "JAZZ")
 
 
+def test_as_many_readings_as_texts_are_needed():
+    with pytest.raises(ValueError, match="easyocr read 1 pictures, and there are 2 texts"):
+        text_scores({"easyocr": ["a"]}, ["a", "b"])
+
+
 def test_the_other_text_differs_and_is_none_if_all_are_the_same():
     assert other_texts(["a", "a", "b"]) == ["b", "b", "a"]
     assert other_texts(["a", "a"]) == [None, None]
