@@ -2,9 +2,16 @@
 
 import pytest
 import torch
+from PIL import Image, ImageDraw, ImageFilter
 
 from manzano.data_mix.sources import glyphs
-from manzano.eval.editing import edit_success, kept_error, kept_mask
+from manzano.eval.editing import (
+    edit_scores,
+    edit_success,
+    kept_error,
+    kept_mask,
+    region_error,
+)
 from manzano.eval.glyph_judge import Glyph, GlyphJudge
 from manzano.eval.metrics import pixels
 
@@ -61,3 +68,83 @@ def test_kept_error_without_a_kept_pixel_is_refused():
     zeros = torch.zeros(1, 3, 4, 4)
     with pytest.raises(ValueError, match="every pixel"):
         kept_error(zeros, source=zeros, target=zeros + 1)
+
+
+def test_region_error_is_the_mean_of_each_picture_inside_its_region():
+    zeros = torch.zeros(2, 3, 4, 4)
+    other = zeros.clone()
+    other[0, :, 0] = 0.5
+    other[1, 1] = 0.3
+    region = torch.zeros(2, 4, 4, dtype=torch.bool)
+    region[0, :2] = region[1, 3] = True
+    assert region_error(zeros, other, region).tolist() == pytest.approx([0.25, 0.1])
+    with pytest.raises(ValueError, match="Region 1 of 2 is empty"):
+        region_error(zeros, other, torch.tensor([True, False])[:, None, None].expand(2, 4, 4))
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\) and \(2, 4, 5\)"):
+        region_error(zeros, other, torch.ones(2, 4, 5, dtype=torch.bool))
+
+
+SOURCE, TARGET = picture(RED_HEART), picture(BLUE_HEART)
+ROUND_TRIP = SOURCE.filter(ImageFilter.GaussianBlur(1)).point(lambda value: round(value * 0.98))
+
+
+def mask_of(box: tuple[int, int, int, int]) -> Image.Image:
+    mask = Image.new("L", SOURCE.size, 0)
+    ImageDraw.Draw(mask).rectangle(box, fill=255)
+    return mask
+
+
+WHERE = mask_of((15, 12, 58, 56))
+
+
+@pytest.mark.parametrize("region", [{"target": TARGET}, {"mask": WHERE}], ids=["target", "mask"])
+def test_floors_are_the_copy_and_the_round_trip(region):
+    scores = edit_scores(TARGET, SOURCE, round_trip=ROUND_TRIP, **region)
+    assert scores["changed"] == 1
+    assert scores["kept_error"] == 0
+    assert scores["changed_error"] > 0.1
+    assert scores["floor_changed"] == scores["floor_kept_error"] == 0
+    assert scores["floor_changed_error"] == 0
+    assert scores["vae_changed"] == 0
+    assert scores["vae_kept_error"] > 0
+    copied = edit_scores(SOURCE, SOURCE, round_trip=ROUND_TRIP, **region)
+    assert copied["changed"] == copied["kept_error"] == 0
+
+
+def test_with_a_target_the_change_has_to_lead_to_it():
+    orange = picture(Glyph(colour="orange", shape="heart", size="small"))
+    assert edit_scores(orange, SOURCE, round_trip=ROUND_TRIP, mask=WHERE)["changed"] == 1
+    assert edit_scores(orange, SOURCE, round_trip=ROUND_TRIP, target=TARGET)["changed"] == 0
+    both = edit_scores(TARGET, SOURCE, round_trip=ROUND_TRIP, target=TARGET, mask=WHERE)
+    assert both["changed"] == 1
+
+
+def test_what_changes_outside_the_mask_is_an_error():
+    edited = Image.composite(Image.new("RGB", SOURCE.size, "black"), SOURCE, mask_of((0, 0, 71, 5)))
+    scores = edit_scores(edited, SOURCE, round_trip=ROUND_TRIP, mask=WHERE)
+    kept = 72 * 72 - 44 * 45
+    expected = 72 * 6 / kept * sum(BACKGROUND) / 3 / 255
+    assert scores["kept_error"] == pytest.approx(expected, rel=1e-5)
+    assert scores["changed"] == scores["changed_error"] == 0
+
+
+def test_an_edit_of_another_size_is_fitted_and_a_mask_of_another_size_refused():
+    large = TARGET.resize((144, 144), Image.Resampling.NEAREST)
+    assert edit_scores(large, SOURCE, round_trip=ROUND_TRIP, target=TARGET)["changed"] == 1
+    with pytest.raises(ValueError, match=r"mask must have the source's size \(72, 72\), got"):
+        edit_scores(TARGET, SOURCE, round_trip=ROUND_TRIP, mask=WHERE.resize((36, 36)))
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ({}, "by its target or by a mask"),
+        ({"target": SOURCE}, "Nothing of the picture is to change"),
+        ({"mask": mask_of((0, 0, 71, 71))}, "no kept region"),
+        ({"mask": Image.new("L", (72, 72))}, "nothing in the mask is white"),
+    ],
+    ids=["neither", "no change", "all", "black mask"],
+)
+def test_an_edit_that_cannot_be_scored_is_refused(region, message):
+    with pytest.raises(ValueError, match=message):
+        edit_scores(TARGET, SOURCE, round_trip=ROUND_TRIP, **region)
