@@ -35,6 +35,7 @@ def add_eval_commands(commands: argparse._SubParsersAction) -> None:
     add_question_arguments(evaluate)
     add_drawing_arguments(evaluate)
     evaluate.set_defaults(run=run_eval)
+    add_score_file_commands(commands)
 
 
 def add_question_arguments(evaluate: argparse.ArgumentParser) -> None:
@@ -43,6 +44,20 @@ def add_question_arguments(evaluate: argparse.ArgumentParser) -> None:
 
 def add_drawing_arguments(evaluate: argparse.ArgumentParser) -> None:
     """What suites of drawings and edits take."""
+
+
+def add_score_file_commands(commands: argparse._SubParsersAction) -> None:
+    """What is done with score files: compare."""
+    compare = commands.add_parser(
+        "eval compare", help="what differs between two score files, and whether beyond noise"
+    )
+    compare.add_argument("a", type=Path, metavar="A.json", help="score file to compare with")
+    compare.add_argument("b", type=Path, metavar="B.json", help="score file that is judged")
+    compare.add_argument(
+        "--unlike", action="store_true",
+        help="compare what was made from other data or with other settings all the same",
+    )  # fmt: skip
+    compare.set_defaults(run=run_compare)
 
 
 def run_eval(arguments: argparse.Namespace) -> int:
@@ -55,3 +70,16 @@ def default_output(model: str, suite: str) -> Path:
     """runs/eval/, the model's folder, or where it is called "model" the one around it, the suite."""
     folder = Path(model).resolve()
     return Path("runs/eval") / (folder.parent if folder.name == "model" else folder).name / suite
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Returns 0 whatever the verdict; files that cannot be compared are an error, code 2."""
+    from rich import get_console
+
+    from manzano.eval.compare import compare
+    from manzano.eval.compare_tables import tables
+    from manzano.eval.scores import read_scores
+
+    a, b = read_scores(arguments.a), read_scores(arguments.b)
+    get_console().print(tables(compare(a, b, unlike=arguments.unlike)))
+    return 0
