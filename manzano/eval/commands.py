@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 from pathlib import Path
 
 SUITES = {
@@ -47,7 +48,7 @@ def add_drawing_arguments(evaluate: argparse.ArgumentParser) -> None:
 
 
 def add_score_file_commands(commands: argparse._SubParsersAction) -> None:
-    """What is done with score files: compare."""
+    """What is done with score files: compare, results."""
     compare = commands.add_parser(
         "eval compare", help="what differs between two score files, and whether beyond noise"
     )
@@ -58,6 +59,19 @@ def add_score_file_commands(commands: argparse._SubParsersAction) -> None:
         help="compare what was made from other data or with other settings all the same",
     )  # fmt: skip
     compare.set_defaults(run=run_compare)
+
+    results = commands.add_parser(
+        "eval results", help="write a page of the figures in score files beside the paper's"
+    )
+    results.add_argument(
+        "files", type=Path, nargs="*", metavar="FILE",
+        help="score files (default: all in docs/scores)",
+    )  # fmt: skip
+    results.add_argument(
+        "-o", "--output", type=Path, default=Path("docs/results.md"), metavar="FILE",
+        help="where the page goes (default: docs/results.md)",
+    )  # fmt: skip
+    results.set_defaults(run=run_results)
 
 
 def run_eval(arguments: argparse.Namespace) -> int:
@@ -82,4 +96,18 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
     a, b = read_scores(arguments.a), read_scores(arguments.b)
     get_console().print(tables(compare(a, b, unlike=arguments.unlike)))
+    return 0
+
+
+def run_results(arguments: argparse.Namespace) -> int:
+    from manzano.eval.record import write_atomically
+    from manzano.eval.results import results_page
+    from manzano.eval.scores import read_scores
+
+    paths = arguments.files or sorted(Path("docs/scores").glob("*.json"))
+    folder = arguments.output.resolve().parent
+    links = {Path(os.path.relpath(path.resolve(), folder)).as_posix(): path for path in paths}
+    page = results_page({link: read_scores(path) for link, path in links.items()})
+    write_atomically(arguments.output, page)
+    print(arguments.output)
     return 0

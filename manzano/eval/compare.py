@@ -87,8 +87,8 @@ def compare(a: ScoreFile, b: ScoreFile, *, unlike: bool = False) -> Comparison:
     measures = [(t, m) for t in tasks for m in a.tasks[t].scores if m in b.tasks[t].scores]
     if not measures:
         raise ValueError(
-            f"there is nothing to compare: A has {', '.join(names(a))} ({a.suite}), "
-            f"B has {', '.join(names(b))} ({b.suite})"
+            f"there is nothing to compare: A has {', '.join(names(a)) or 'no scores'} ({a.suite}), "
+            f"B has {', '.join(names(b)) or 'no scores'} ({b.suite})"
         )
     changes = tuple(unlike_changes(a, b, tasks))
     if changes and not unlike:
