@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def words(argv: list[str]) -> list[str]:
     """The arguments, the names of commands of two words joined: `eval compare` beside `eval`."""
-    if argv[:1] == ["eval"] and argv[1:2] in (["compare"], ["results"]):
+    if argv[:1] == ["eval"] and argv[1:2] in (["compare"], ["results"], ["import"]):
         return [" ".join(argv[:2]), *argv[2:]]
     return argv
 

@@ -20,7 +20,7 @@ SUITES = {
 
 
 def add_eval_commands(commands: argparse._SubParsersAction) -> None:
-    """eval, eval compare, eval results."""
+    """eval, eval compare, eval results, eval import."""
     evaluate = commands.add_parser("eval", help="run a benchmark suite on a model")
     evaluate.add_argument("model", metavar="MODEL", help="Manzano folder")
     evaluate.add_argument("--suite", required=True, choices=SUITES)
@@ -48,7 +48,7 @@ def add_drawing_arguments(evaluate: argparse.ArgumentParser) -> None:
 
 
 def add_score_file_commands(commands: argparse._SubParsersAction) -> None:
-    """What is done with score files: compare, results."""
+    """What is done with score files: compare, results, import."""
     compare = commands.add_parser(
         "eval compare", help="what differs between two score files, and whether beyond noise"
     )
@@ -72,6 +72,15 @@ def add_score_file_commands(commands: argparse._SubParsersAction) -> None:
         help="where the page goes (default: docs/results.md)",
     )  # fmt: skip
     results.set_defaults(run=run_results)
+
+    imports = commands.add_parser("eval import", help="make a score file of lmms-eval's output")
+    imports.add_argument("model", type=Path, metavar="MODEL", help="Manzano folder that answered")
+    imports.add_argument(
+        "results", type=Path, metavar="RESULTS",
+        help="its --output_path, or the one DATE_results.json in it that is meant",
+    )  # fmt: skip
+    imports.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    imports.set_defaults(run=run_import)
 
 
 def run_eval(arguments: argparse.Namespace) -> int:
@@ -109,5 +118,14 @@ def run_results(arguments: argparse.Namespace) -> int:
     links = {Path(os.path.relpath(path.resolve(), folder)).as_posix(): path for path in paths}
     page = results_page({link: read_scores(path) for link, path in links.items()})
     write_atomically(arguments.output, page)
+    print(arguments.output)
+    return 0
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    from manzano.eval.from_lmms_eval import from_lmms_eval
+    from manzano.eval.scores import write_scores
+
+    write_scores(from_lmms_eval(arguments.results, arguments.model), arguments.output)
     print(arguments.output)
     return 0

@@ -15,13 +15,14 @@ _HEAD = """# Results
 `manzano eval results` makes this page of the score files in `docs/scores`; do not edit it.
 [evaluation_comparing.md](evaluation_comparing.md) says how two of them are compared.
 
-The columns {models} are what the paper ({source}) reports of its own models, of 3 and 30 billion
-parameters, trained on data that are not public. "Ours" are models trained with this code: so far
-the demo's, of a few million parameters, which has seen drawn pictures only. They stand side by
-side so that larger runs can fill our column; today they cannot be compared. A figure of ours
-stands beside the paper's only if it is of the whole benchmark; all are under [Score
-files](#score-files), where values are shares of 1, but for measures that have a scale of their
-own. The paper's Table 1, on kinds of tokenizers, is repeated at small scale in
+The columns {models} are what the paper
+({source}) reports of its own models, of 3 and 30
+billion parameters, trained on data that are not public. "Ours" are models trained with this code,
+of which the demo's has a few million parameters and has seen drawn pictures only. They stand side
+by side so that larger runs can fill our column; today they cannot be compared. A figure of ours
+stands beside the paper's only if it is of the whole benchmark; all of them are under
+[Score files](#score-files), where values are shares of 1, but for measures that have a scale of
+their own. The paper's Table 1, on kinds of tokenizers, is repeated at small scale in
 `benchmarks/results/ablation.md`.
 """
 
