@@ -6,6 +6,9 @@ from typing import Literal
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from manzano.eval.results import bounds, interval, markdown
+from manzano.eval.scores import ScoreFile, read_scores
+
 _UNTOLD = ("step", "lr", "grad_norm", "data_wait")
 _TIMED = ("_per_second", "seconds_elapsed", "seconds_left")
 _TEXT = """---
@@ -49,8 +52,9 @@ def write_card(
 
     Args:
         library: reads the weights.
-        metrics: what was measured: metrics.jsonl of a run, or metrics.json of an evaluation. None,
-            or a file that is not there, is said to be "not measured".
+        metrics: what was measured: metrics.jsonl of a run, metrics.json of the demo's evaluation,
+            or scores.json of `manzano eval`. None, or a file that is not there, is said to be "not
+            measured".
         step: of the weights; of metrics.jsonl the last line up to it counts, by default the last.
         licence: identifier of the Hub, such as apache-2.0; "" leaves it to the user.
     """
@@ -69,7 +73,10 @@ def write_card(
 def _table(metrics: Path, step: int | None) -> str:
     """A Markdown table of what was measured; "" where nothing was."""
     text = metrics.read_text(encoding="utf-8")
-    return _logged(text, step) if metrics.suffix == ".jsonl" else _evaluated(json.loads(text))
+    if metrics.suffix == ".jsonl":
+        return _logged(text, step)
+    tree = json.loads(text)
+    return _scored(read_scores(metrics)) if "tasks" in tree else _evaluated(tree)
 
 
 def _logged(text: str, step: int | None) -> str:
@@ -96,3 +103,15 @@ def _evaluated(tree: dict) -> str:
     head = ["On held-out data; the floor is what a trivial answer reaches.", ""]
     table = ["| figure | value | floor | samples |", "|---|---|---|---|"]
     return "\n".join([*head, *table, *rows]) if rows else ""
+
+
+def _scored(file: ScoreFile) -> str:
+    """The first measure of each task, which is the one that is quoted."""
+    rows = []
+    for task, scores in file.tasks.items():
+        for name, score in list(scores.scores.items())[:1]:
+            cells = [f"{task}, {name}", f"{score.value:.4g}", interval(score)]
+            rows.append([*cells, bounds(score.floors), str(score.n)])
+    head = f"Of `manzano eval`, suite {file.suite}, way {file.way}, {file.started[:10]}.\n\n"
+    names = ["figure", "value", "95 % interval", "floors", "samples"]
+    return head + markdown(names, rows).rstrip() if rows else ""

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from manzano.data_mix.commands import add_data_commands
+from manzano.eval.commands import add_eval_commands
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command, returns its exit code; what a user can mend ends in a sentence and code 2."""
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return arguments.run(arguments)
@@ -33,7 +34,15 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_use_commands(commands)
     add_making_commands(commands)
+    add_eval_commands(commands)
     return parser
+
+
+def words(argv: list[str]) -> list[str]:
+    """The arguments, the names of commands of two words joined: `eval compare` beside `eval`."""
+    if argv[:1] == ["eval"] and argv[1:2] in (["compare"], ["results"], ["import"]):
+        return [" ".join(argv[:2]), *argv[2:]]
+    return argv
 
 
 def add_use_commands(commands: argparse._SubParsersAction) -> None:

@@ -6,6 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from manzano.card import write_card
+from manzano.eval.scores import write_scores
+from tests.eval.test_scores import score_file
 
 
 def written(folder, **options) -> ModelCard:
@@ -59,3 +61,13 @@ def test_of_an_evaluation_every_figure_stands_beside_its_floor(tmp_path):
     text = written(tmp_path, metrics=path).text
     assert "| vqa | 0.5 | 0.25 | 8 |\n| psnr | 20 |  | 4 |\n" in text
     assert "torch" not in text
+
+
+def test_of_a_score_file_the_first_measure_of_each_task_is_quoted(tmp_path):
+    path = tmp_path / "scores.json"
+    write_scores(score_file(), path)
+    text = written(tmp_path, metrics=path).text
+    assert "Of `manzano eval`, suite text-rich, way light, 2026-01-01." in text
+    assert "| chartqa, accuracy | 0.25 | 0.2" in text
+    assert "| majority 0.100 | 400 |" in text
+    assert "chartqa, error" not in text

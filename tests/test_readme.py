@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from manzano.cli import build_parser
+from manzano.cli import build_parser, words
 from manzano.training.command_line import parse
 from manzano.training.stages import STAGES, load_stage
 
@@ -54,7 +54,7 @@ def test_a_training_command_can_be_read(arguments, monkeypatch):
 
 @pytest.mark.parametrize("arguments", commands("manzano"), ids=" ".join)
 def test_a_manzano_command_can_be_read(arguments):
-    assert build_parser().parse_args(arguments).command == arguments[0]
+    assert build_parser().parse_args(words(arguments)).command == words(arguments)[0]
 
 
 @pytest.mark.parametrize("target", [arguments[0] for arguments in commands("make")])

@@ -1,0 +1,131 @@
+"""manzano eval: suites of benchmarks, and what becomes of their score files."""
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+
+SUITES = {
+    "text-rich": "manzano.eval.text_rich",
+    "geneval": "manzano.eval.drawing_suites",
+    "dpg": "manzano.eval.drawing_suites",
+    "wise": "manzano.eval.drawing_suites",
+    "t2i-compbench": "manzano.eval.drawing_suites",
+    "oneig": "manzano.eval.drawing_suites",
+    "concepts": "manzano.eval.drawing_suites",
+    "gedit": "manzano.eval.editing_suites",
+    "imgedit": "manzano.eval.editing_suites",
+}
+"""The module of each suite; its `run(arguments)` returns the path of the score file it wrote."""
+
+
+def add_eval_commands(commands: argparse._SubParsersAction) -> None:
+    """eval, eval compare, eval results, eval import."""
+    evaluate = commands.add_parser("eval", help="run a benchmark suite on a model")
+    evaluate.add_argument("model", metavar="MODEL", help="Manzano folder")
+    evaluate.add_argument("--suite", required=True, choices=SUITES)
+    evaluate.add_argument(
+        "--output", type=Path, metavar="DIR",
+        help="where log, pictures and scores.json go (default: runs/eval/MODEL/SUITE); given "
+        "again, an evaluation that was stopped goes on there",
+    )  # fmt: skip
+    evaluate.add_argument("--batch-size", type=int, default=16, help="samples at a time (16)")
+    evaluate.add_argument("--limit", type=int, help="the first so many samples of each task alone")
+    evaluate.add_argument("--seed", type=int, default=0, help="of drawings and floors (default 0)")
+    evaluate.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    add_question_arguments(evaluate)
+    add_drawing_arguments(evaluate)
+    evaluate.set_defaults(run=run_eval)
+    add_score_file_commands(commands)
+
+
+def add_question_arguments(evaluate: argparse.ArgumentParser) -> None:
+    """What the suite of questions takes."""
+
+
+def add_drawing_arguments(evaluate: argparse.ArgumentParser) -> None:
+    """What suites of drawings and edits take."""
+
+
+def add_score_file_commands(commands: argparse._SubParsersAction) -> None:
+    """What is done with score files: compare, results, import."""
+    compare = commands.add_parser(
+        "eval compare", help="what differs between two score files, and whether beyond noise"
+    )
+    compare.add_argument("a", type=Path, metavar="A.json", help="score file to compare with")
+    compare.add_argument("b", type=Path, metavar="B.json", help="score file that is judged")
+    compare.add_argument(
+        "--unlike", action="store_true",
+        help="compare what was made from other data or with other settings all the same",
+    )  # fmt: skip
+    compare.set_defaults(run=run_compare)
+
+    results = commands.add_parser(
+        "eval results", help="write a page of the figures in score files beside the paper's"
+    )
+    results.add_argument(
+        "files", type=Path, nargs="*", metavar="FILE",
+        help="score files (default: all in docs/scores)",
+    )  # fmt: skip
+    results.add_argument(
+        "-o", "--output", type=Path, default=Path("docs/results.md"), metavar="FILE",
+        help="where the page goes (default: docs/results.md)",
+    )  # fmt: skip
+    results.set_defaults(run=run_results)
+
+    imports = commands.add_parser("eval import", help="make a score file of lmms-eval's output")
+    imports.add_argument("model", type=Path, metavar="MODEL", help="Manzano folder that answered")
+    imports.add_argument(
+        "results", type=Path, metavar="RESULTS",
+        help="its --output_path, or the one DATE_results.json in it that is meant",
+    )  # fmt: skip
+    imports.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    imports.set_defaults(run=run_import)
+
+
+def run_eval(arguments: argparse.Namespace) -> int:
+    arguments.output = arguments.output or default_output(arguments.model, arguments.suite)
+    print(importlib.import_module(SUITES[arguments.suite]).run(arguments))
+    return 0
+
+
+def default_output(model: str, suite: str) -> Path:
+    """runs/eval/, the model's folder, or where it is called "model" the one around it, the suite."""
+    folder = Path(model).resolve()
+    return Path("runs/eval") / (folder.parent if folder.name == "model" else folder).name / suite
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Returns 0 whatever the verdict; files that cannot be compared are an error, code 2."""
+    from rich import get_console
+
+    from manzano.eval.compare import compare
+    from manzano.eval.compare_tables import tables
+    from manzano.eval.scores import read_scores
+
+    a, b = read_scores(arguments.a), read_scores(arguments.b)
+    get_console().print(tables(compare(a, b, unlike=arguments.unlike)))
+    return 0
+
+
+def run_results(arguments: argparse.Namespace) -> int:
+    from manzano.eval.record import write_atomically
+    from manzano.eval.results import results_page
+    from manzano.eval.scores import read_scores
+
+    paths = arguments.files or sorted(Path("docs/scores").glob("*.json"))
+    folder = arguments.output.resolve().parent
+    links = {Path(os.path.relpath(path.resolve(), folder)).as_posix(): path for path in paths}
+    page = results_page({link: read_scores(path) for link, path in links.items()})
+    write_atomically(arguments.output, page)
+    print(arguments.output)
+    return 0
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    from manzano.eval.from_lmms_eval import from_lmms_eval
+    from manzano.eval.scores import write_scores
+
+    write_scores(from_lmms_eval(arguments.results, arguments.model), arguments.output)
+    print(arguments.output)
+    return 0
