@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from manzano.data_mix.commands import add_data_commands
+from manzano.serve.commands import add_serve_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_use_commands(commands)
+    add_serve_command(commands)
     add_making_commands(commands)
     return parser
 
