@@ -271,6 +271,33 @@ def test_a_failure_of_the_model_is_that_of_its_own_request(engine, caplog):
     assert "out of memory" in caplog.text
 
 
+class LateFailure(Engine):
+    """Fails when a piece was sent already."""
+
+    def run(self, jobs):
+        hear = jobs[0].listener
+
+        def hear_and_fail(piece):
+            hear(piece)
+            raise RuntimeError("out of memory")
+
+        jobs[0].listener = hear_and_fail
+        return super().run(jobs)
+
+
+def test_a_stream_that_fails_midway_says_so(engine, caplog):
+    broken = LateFailure(engine.model, engine.processor, engine.pipeline)
+    heard = []
+    with running(broken) as served:
+        stream = served.client().chat.completions.create(
+            messages=user(drawing(0), "what is it?"), stream=True, **CHAT
+        )
+        with pytest.raises(openai.APIError, match="the server failed; its log says why"):
+            heard.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert len(heard) == 2  # the beginning, and one piece
+    assert "out of memory" in caplog.text
+
+
 def test_sigterm_lets_what_was_begun_end(pipeline_folder, monkeypatch):
     """The command itself, in this thread, since signals come to it."""
     with socket.socket() as free:
