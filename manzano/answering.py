@@ -80,6 +80,20 @@ class AnswerSettings:
         } | {name: value for name, value in chances.items() if sampled and value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was said, and how it came to its end."""
+
+    text: str
+    """Without spaces around it."""
+    prompt_tokens: int
+    """Those that pictures take among them."""
+    tokens: int
+    """Chosen for the answer, the one that ends it among them."""
+    complete: bool
+    """Ended by the model or before a stop text, not where `max_new_tokens` or the room end."""
+
+
 class Ends(StoppingCriteria):
     """Ends each answer of a batch at a stop text, or where its own sequence is full.
 
@@ -110,11 +124,27 @@ def answer(
     max_tiles: int | None = None,
     streamer: Any = None,
 ) -> list[str]:
-    """What the model says next in each conversation, without spaces around it.
+    """What the model says next in each conversation, without spaces around it; see `answers`."""
+    options = {"max_tiles": max_tiles, "streamer": streamer}
+    said = answers(model, processor, conversations, settings, **options)
+    return [one.text for one in said]
+
+
+def answers(
+    model: ManzanoForConditionalGeneration,
+    processor: ManzanoProcessor,
+    conversations: Sequence[Sequence[Message]],
+    settings: AnswerSettings,
+    *,
+    max_tiles: int | None = None,
+    streamer: Any = None,
+) -> list[Answer]:
+    """What the model says next in each conversation.
 
     Args:
         max_tiles: into which a large picture is split at most; by default as in training.
-        streamer: of transformers, gets the tokens of one conversation as they are chosen.
+        streamer: of transformers, gets the tokens (B,) of all conversations as they are chosen; see
+            `manzano.pieces`.
 
     Raises:
         ValueError: for a conversation that leaves no room for an answer, or whose words hold
@@ -123,8 +153,8 @@ def answer(
     images = [load_image(i) for turns in conversations for turn in turns for i in turn.images]
     text = [processor.conversation(turns) for turns in conversations]
     inputs = processor(images=images or None, text=text, max_tiles=max_tiles, reserve=1)
-    rooms = (processor.max_length - inputs["attention_mask"].sum(dim=1)).tolist()
-    ends = Ends(processor, settings.stop, rooms)
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    ends = Ends(processor, settings.stop, [processor.max_length - length for length in lengths])
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=settings.seed is not None):
         if settings.seed is not None:
@@ -133,7 +163,17 @@ def answer(
             **inputs.to(model.device), stopping_criteria=[ends], streamer=streamer,
             **settings.generation(),
         )  # fmt: skip
-    return [before(said, settings.stop).strip() for said in processor.decode(ids)]
+    v = model.vocabulary
+    rows = zip(processor.decode(ids), lengths, ids.tolist(), strict=True)
+    return [
+        Answer(
+            text=before(said, settings.stop).strip(),
+            prompt_tokens=length,
+            tokens=sum(token != v.pad for token in row),
+            complete=v.end in row or any(stop in said for stop in settings.stop),
+        )
+        for said, length, row in rows
+    ]
 
 
 def before(text: str, stop: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manzano.data_mix.commands import add_data_commands
 from manzano.eval.commands import add_eval_commands
+from manzano.serve.commands import add_serve_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_use_commands(commands)
+    add_serve_command(commands)
     add_making_commands(commands)
     add_eval_commands(commands)
     return parser

@@ -109,7 +109,7 @@ class ManzanoProcessor(ProcessorMixin):
         if blocks > text[longest].count(self.image_token):
             tiles = f", {blocks} tiles of {self.num_image_tokens} tokens among them"
             remedy += " or a smaller max_tiles"
-        drawn = f" and the picture to be drawn {reserve}" if reserve else ""
+        drawn = f" and what follows {reserve}" if reserve else ""
         raise ValueError(
             f"the prompt takes {lengths[longest]} tokens{tiles}{drawn}, more than the "
             f"{self.max_length} that this model was made for: {remedy}"
