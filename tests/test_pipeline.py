@@ -188,7 +188,7 @@ def test_edits_that_cannot_be_made_are_refused(pipeline, options, message):
 def test_a_picture_has_room_after_its_prompt_and_what_is_said(pipeline):
     most = 96 - 3 - 4  # <|user|>, <|assistant|> and <img_start>, and four ids
     assert pipeline.draw("x" * most, seed=0, settings=FAST).size == (48, 48)
-    with pytest.raises(ValueError, match="the picture to be drawn 4, more than the 96"):
+    with pytest.raises(ValueError, match="what follows 4, more than the 96"):
         pipeline.draw("x" * (most + 1), seed=0, settings=FAST)
 
 
