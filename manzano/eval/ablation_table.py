@@ -118,6 +118,8 @@ def tables(records: Records) -> str:
             row = [f"true ids: {arm}", str(len(records[arm]))]
             row += ["-"] * (len(figures) - len(ceilings))
             means.append(row + [Estimate.of(own).cell() for own in found])
+    if BASELINE not in records or len(changes) == 1:
+        return f"{_markdown(means)}\n"
     return f"{_markdown(means)}\n\nLess {ARMS[BASELINE].label}:\n\n{_markdown(changes)}\n"
 
 
