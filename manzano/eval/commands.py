@@ -90,7 +90,7 @@ def run_eval(arguments: argparse.Namespace) -> int:
 
 
 def default_output(model: str, suite: str) -> Path:
-    """runs/eval/, the model's folder, or where it is called "model" the one around it, the suite."""
+    """runs/eval, then the model's folder (or what is around one called "model"), then the suite."""
     folder = Path(model).resolve()
     return Path("runs/eval") / (folder.parent if folder.name == "model" else folder).name / suite
 

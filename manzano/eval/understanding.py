@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
@@ -18,7 +19,6 @@ from manzano.eval.metrics import (
     relaxed_accuracy,
 )
 from manzano.eval.record import Answer, Figure
-from manzano.pipeline import ManzanoPipeline
 
 MAX_QUESTIONS = {"easy_vqa": 2000, "reading": 400, "charts": 400}
 """Questions asked of each source, drawn at random where its test holds more."""
@@ -33,6 +33,14 @@ class Question:
     picture: Image.Image
     question: str
     answer: str
+
+
+class Answering(Protocol):
+    """What answers questions: a pipeline, or a model without a pixel decoder."""
+
+    def ask_batch(
+        self, images: list, questions: list[str], *, max_new_tokens: int
+    ) -> list[str]: ...
 
 
 def held_out_questions(folder: Path, *, limit: int, seed: int) -> list[Question]:
@@ -55,7 +63,7 @@ def training_pairs(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def ask(
-    pipeline: ManzanoPipeline, questions: Sequence[Question], what: str, score: Score
+    pipeline: Answering, questions: Sequence[Question], what: str, score: Score
 ) -> list[Answer]:
     """The model's answers, in order; right where `score` is 1."""
     said = [
@@ -80,7 +88,7 @@ def ask(
 
 
 def understanding(
-    pipeline: ManzanoPipeline, data: Path, *, seed: int
+    pipeline: Answering, data: Path, *, seed: int
 ) -> tuple[list[Figure], dict[str, list[Answer]]]:
     """The three figures of understanding, and all answers by source."""
     answers = {

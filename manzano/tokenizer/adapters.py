@@ -31,6 +31,18 @@ class ContinuousAdapter(nn.Module):
         return self.project(self.norm(tokens))  # (B, N, width)
 
 
+class CodeAdapter(nn.Module):
+    """Codes (B, N, L) -> embeddings for the LLM's input (B, N, width), in place of the continuous
+    adapter: what is read is no more than what is written."""
+
+    def __init__(self, digits: int, hidden: int, width: int):
+        super().__init__()
+        self.project = mlp(digits, hidden, width)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.project(codes.to(next(self.parameters()).dtype))
+
+
 class DiscreteAdapter(nn.Module):
     """Grid features (B, H, W, C) -> ids (B, N) of the codebook, and embeddings of ids.
 

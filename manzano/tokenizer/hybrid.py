@@ -4,13 +4,14 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from manzano.tokenizer.adapters import ContinuousAdapter, DiscreteAdapter
+from manzano.tokenizer.adapters import CodeAdapter, ContinuousAdapter, DiscreteAdapter
 from manzano.tokenizer.vit import build_vit, grid_features
 
 
@@ -36,6 +37,9 @@ class HybridTokenizerConfig:
     """Hidden width of both adapters' MLPs."""
     discrete_width: int = 2048
     """Width of the discrete adapter's embeddings: that of the small LLM it was trained with."""
+    kind: Literal["hybrid", "discrete", "dual"] = "hybrid"
+    """Manzano's is hybrid; the others are what it is compared with (Table 1). discrete: what is
+    asked about is read from the codes, too. dual: ids come from a second ViT, trained on pixels."""
 
     def __post_init__(self):
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -48,6 +52,11 @@ class HybridTokenizerConfig:
 
     def to_dict(self) -> dict:
         return {**asdict(self), "levels": list(self.levels)}
+
+
+def new_vit(config: HybridTokenizerConfig) -> VisionTransformer:
+    """A ViT of the size that `config` gives, with random weights."""
+    return build_vit(config.vit, config.image_size, conv_stem=config.conv_stem, **config.vit_kwargs)
 
 
 class HybridTokenizer(nn.Module):
@@ -63,9 +72,8 @@ class HybridTokenizer(nn.Module):
     def __init__(self, config: HybridTokenizerConfig):
         super().__init__()
         self.config = config
-        self.vit = build_vit(
-            config.vit, config.image_size, conv_stem=config.conv_stem, **config.vit_kwargs
-        )
+        self.vit = new_vit(config)
+        self.pixel_vit = new_vit(config) if config.kind == "dual" else None
         rows, columns = self.vit.patch_embed.grid_size
         if rows % config.block or columns % config.block:
             patch = config.image_size // rows
@@ -76,9 +84,12 @@ class HybridTokenizer(nn.Module):
             )
         self.grid: tuple[int, int] = (rows // config.block, columns // config.block)
         channels = self.vit.embed_dim
-        self.continuous_adapter = ContinuousAdapter(
-            channels, config.hidden, config.width, config.block
-        )
+        if config.kind == "discrete":
+            self.continuous_adapter = CodeAdapter(len(config.levels), config.hidden, config.width)
+        else:
+            self.continuous_adapter = ContinuousAdapter(
+                channels, config.hidden, config.width, config.block
+            )
         self.discrete_adapter = DiscreteAdapter(
             channels, config.hidden, config.discrete_width, config.levels, config.block
         )
@@ -88,17 +99,25 @@ class HybridTokenizer(nn.Module):
         """N, tokens an image becomes in either branch."""
         return self.grid[0] * self.grid[1]
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """pixels (P, 3, H, W) in [-1, 1] -> (P, rows, columns, C), in the type of the weights."""
-        return grid_features(self.vit, pixels.to(next(self.vit.parameters()).dtype))
+    def features(self, pixels: Tensor, vit: VisionTransformer | None = None) -> Tensor:
+        """pixels (P, 3, H, W) in [-1, 1] -> (P, rows, columns, C), in the type of the weights; of
+        the ViT that reads, if none is given."""
+        return grid_features(vit or self.vit, pixels.to(next(self.vit.parameters()).dtype))
+
+    def read(self, features: Tensor) -> Tensor:
+        """features (P, rows, columns, C) -> embeddings (P, N, width)."""
+        if self.config.kind == "discrete":
+            return self.continuous_adapter(self.discrete_adapter.quantize(features)[0])
+        return self.continuous_adapter(features)
 
     def continuous(self, pixels: Tensor) -> Tensor:
         """pixels (P, 3, H, W) in [-1, 1] -> embeddings (P, N, width)."""
-        return self.continuous_adapter(self.features(pixels))
+        return self.read(self.features(pixels))
 
     def discrete(self, pixels: Tensor) -> Tensor:
         """pixels (P, 3, H, W) in [-1, 1] -> ids (P, N) int64, each < codebook_size."""
-        return self.discrete_adapter.quantize(self.features(pixels))[1]
+        features = self.features(pixels, self.pixel_vit)
+        return self.discrete_adapter.quantize(features)[1]
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         """ids (P, N) -> (P, N, discrete_width), the image decoder's condition."""
@@ -132,6 +151,8 @@ class HybridTokenizer(nn.Module):
 def freeze_for_llm(tokenizer: HybridTokenizer) -> None:
     """Freezes ViT and discrete adapter, and so the image vocabulary (Manzano, Sec. 3.3)."""
     tokenizer.vit.requires_grad_(False)
+    if tokenizer.pixel_vit is not None:
+        tokenizer.pixel_vit.requires_grad_(False)
     tokenizer.discrete_adapter.requires_grad_(False)
 
 

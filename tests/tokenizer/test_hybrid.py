@@ -1,5 +1,7 @@
 """The hybrid tokenizer: two branches of one ViT, kept bitwise on disk."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from manzano.tokenizer.hybrid import (
     resize_continuous,
 )
 from tests.tiny import tiny_vision
+
+KINDS = get_args(get_type_hints(HybridTokenizerConfig)["kind"])
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +47,10 @@ def test_levels_below_three_are_refused():
         HybridTokenizerConfig(levels=(8, 2))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("conv_stem", [False, True])
-def test_a_loaded_tokenizer_equals_the_saved_one_bitwise(tmp_path, pixels, conv_stem):
-    tokenizer = tiny_vision(conv_stem=conv_stem)
+def test_a_loaded_tokenizer_equals_the_saved_one_bitwise(tmp_path, pixels, conv_stem, kind):
+    tokenizer = tiny_vision(conv_stem=conv_stem, kind=kind)
     tokenizer.save(tmp_path)
     loaded = HybridTokenizer.load(tmp_path).eval()
     assert loaded.config == tokenizer.config
@@ -63,8 +68,9 @@ def test_a_folder_that_lacks_a_file_is_refused_naming_it(tmp_path, name):
         HybridTokenizer.load(tmp_path)
 
 
-def test_ids_are_in_range_and_differ_between_pictures(pixels):
-    ids = tiny_vision().discrete(pixels)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_in_range_and_differ_between_pictures(pixels, kind):
+    ids = tiny_vision(kind=kind).discrete(pixels)
     assert ids.shape == (3, 4)
     assert ids.dtype == torch.int64
     assert 0 <= int(ids.min()) <= int(ids.max()) < 36
@@ -94,10 +100,36 @@ def test_resizing_the_continuous_branch_keeps_all_but_its_last_layer(pixels):
     assert torch.equal(tokenizer.state_dict()[last + "weight"], after[last + "weight"])
 
 
-def test_freezing_leaves_the_continuous_adapter_alone_to_train():
-    tokenizer = tiny_vision()
+@pytest.mark.parametrize("kind", KINDS)
+def test_freezing_leaves_the_continuous_adapter_alone_to_train(kind):
+    tokenizer = tiny_vision(kind=kind)
     freeze_for_llm(tokenizer)
     trained = {name.split(".")[0] for name, p in tokenizer.named_parameters() if p.requires_grad}
     frozen = {name.split(".")[0] for name, p in tokenizer.named_parameters() if not p.requires_grad}
     assert trained == {"continuous_adapter"}
-    assert frozen == {"vit", "discrete_adapter"}
+    assert frozen == {"vit", "discrete_adapter"} | ({"pixel_vit"} if kind == "dual" else set())
+
+
+def test_what_a_discrete_tokenizer_reads_is_a_function_of_the_ids_alone(pixels):
+    tokenizer = tiny_vision(kind="discrete")
+    codes = tokenizer.discrete_adapter.fsq.ids_to_codes(tokenizer.discrete(pixels))
+    assert tokenizer.continuous(pixels).shape == (3, 4, 32)
+    assert torch.equal(tokenizer.continuous(pixels), tokenizer.continuous_adapter(codes))
+    changed = pixels + 1e-6
+    assert torch.equal(tokenizer.discrete(changed), tokenizer.discrete(pixels))
+    assert torch.equal(tokenizer.continuous(changed), tokenizer.continuous(pixels))
+
+
+def test_the_encoders_of_a_dual_tokenizer_share_nothing(pixels):
+    tokenizer = tiny_vision(kind="dual")
+    tokenizer.requires_grad_(True)
+    tokenizer.continuous(pixels).square().sum().backward()
+    reads = {name for name, p in tokenizer.named_parameters() if p.grad is not None}
+    tokenizer.zero_grad(set_to_none=True)
+    features = tokenizer.features(pixels, tokenizer.pixel_vit)
+    codes, ids = tokenizer.discrete_adapter.quantize(features)
+    codes.sum().backward()
+    writes = {name for name, p in tokenizer.named_parameters() if p.grad is not None}
+    assert torch.equal(ids, tokenizer.discrete(pixels))
+    assert {name.split(".")[0] for name in reads} == {"vit", "continuous_adapter"}
+    assert {name.split(".")[0] for name in writes} == {"pixel_vit", "discrete_adapter"}

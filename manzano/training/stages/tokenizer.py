@@ -78,6 +78,11 @@ class Config(TrainConfig):
                 "start brings its own vision tokenizer and language model: remove tokenizer, "
                 "vit_weights and llm, or remove start."
             )
+        if self.tokenizer.kind == "dual":
+            raise ValueError(
+                "tokenizer.kind dual is not trained in one piece: its ids learn from pixels (see "
+                "manzano/training/stages/pixels.py), the rest as the hybrid's does."
+            )
 
 
 class AlignmentModel(nn.Module):
@@ -104,7 +109,7 @@ class AlignmentModel(nn.Module):
         codes, ids = self.vision.discrete_adapter.quantize(features)
         branches = torch.stack(
             [
-                self.vision.continuous_adapter(features),
+                self.vision.read(features),
                 self.vision.discrete_adapter.embed_codes(codes),
             ]
         )  # (2, P, N, D)
