@@ -6,7 +6,7 @@ import torch
 from manzano.data_mix.sources import glyphs
 from manzano.eval.editing import edit_success, kept_error, kept_mask
 from manzano.eval.glyph_judge import Glyph, GlyphJudge
-from manzano.eval.metrics import pixels
+from manzano.eval.pixels import pixels
 
 RED_HEART = Glyph(colour="red", shape="heart", size="small")
 BLUE_HEART = Glyph(colour="blue", shape="heart", size="small")
