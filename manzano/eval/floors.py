@@ -1,7 +1,7 @@
 """What trivial answers reach: a model that stays at a floor has not looked at the picture.
 
-Floors from answers to other questions: the most common answer of all, or the one most often given
-to the same question.
+What is answered: the most common answer of all, or the one most often given to the same question.
+A benchmark without a training split lends its own answers, but never a sample its own.
 """
 
 from collections import Counter, defaultdict
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from manzano.eval.metrics import exact_match, normalise
 
 Score = Callable[[str, str], float]
+GuessScore = Callable[[str, int], float]
+"""What a guess scores as the answer to the question of this number."""
 
 
 def majority_floor(answers: Iterable[str]) -> float:
@@ -44,3 +46,40 @@ def question_only_floor(
         for guess, (_, answer) in zip(guesses, test, strict=True)
     ]
     return sum(scores) / len(scores)
+
+
+def always_the_same(references: Sequence[Sequence[str]], score: GuessScore) -> float:
+    """The mean score of the answer that is the commonest reference of most questions."""
+    counts = Counter(map(commonest, references))
+    if not counts:
+        raise ValueError("There is no reference to answer with.")
+    guess = counts.most_common(1)[0][0]
+    return sum(score(guess, place) for place in range(len(references))) / len(references)
+
+
+def blind_guess(
+    questions: Sequence[str], references: Sequence[Sequence[str]], score: GuessScore
+) -> float:
+    """The mean score of guessing from the question alone, each question left out in its turn.
+
+    The guess is what is most often right for the same question elsewhere in the data; where it is
+    asked but once, what is most often right for all others.
+    """
+    asked, right = list(map(normalise, questions)), list(map(commonest, references))
+    everywhere, by_question = Counter(right), defaultdict[str, Counter[str]](Counter)
+    for question, answer in zip(asked, right, strict=True):
+        by_question[question][answer] += 1
+    if not everywhere:
+        raise ValueError("There is no reference to answer with.")
+    scores = []
+    for place, (question, own) in enumerate(zip(asked, right, strict=True)):
+        counts = by_question[question] if by_question[question].total() > 1 else everywhere
+        counts[own] -= 1
+        scores.append(score(counts.most_common(1)[0][0], place) if counts.total() else 0.0)
+        counts[own] += 1
+    return sum(scores) / len(scores)
+
+
+def commonest(answers: Sequence[str]) -> str:
+    """What most annotators say; the first of equals."""
+    return Counter(answers).most_common(1)[0][0]

@@ -20,9 +20,7 @@ OURS = {
     "ocrbench": ocrbench,
     "ocrbench_formula": partial(ocrbench, spaces=False),
 }
-JUDGED = [
-    (Case(*case), score) for *case, score in json.loads(VERDICTS.read_text(encoding="utf-8"))
-]
+JUDGED = [(Case(*case), score) for *case, score in json.loads(VERDICTS.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
