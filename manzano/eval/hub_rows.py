@@ -10,6 +10,7 @@ import json
 import tarfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from manzano.data_mix.images import load_image
+from manzano.data_mix.schema import check_end
 
 PICTURES = ("png", "jpg", "jpeg", "webp")
 """Endings of the picture of a sample in a shard."""
@@ -69,10 +71,11 @@ class ShardRows:
                     folder, _, name = member.name.rpartition("/")
                     stem, _, ending = name.partition(".")
                     self.samples.setdefault(f"{folder}/{stem}", {})[ending] = member
+                check_end(tar)
         except (tarfile.TarError, OSError) as error:
             raise ValueError(f"{path} is no tar file, or a damaged one: {error}") from error
         self.keys = list(self.samples)
-        self.columns = list(self.row(0)) if self.keys else []
+        self.columns = self.first_columns()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -85,7 +88,7 @@ class ShardRows:
             columns = json.loads(self.read(files["json"]))
         except KeyError:
             raise ValueError(f"sample {key} of {self.path} has no .json") from None
-        except (tarfile.TarError, OSError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"the .json of sample {key} of {self.path}: {error}") from error
         if not isinstance(columns, dict):
             raise ValueError(f"the .json of sample {key} of {self.path} is no object")
@@ -93,9 +96,19 @@ class ShardRows:
         return columns | {"image": self.read(files[pictures[0]]) if pictures else None}
 
     def read(self, member: tarfile.TarInfo) -> bytes:
-        with tarfile.open(self.path) as tar:
-            file = tar.extractfile(member)
-            return file.read() if file else b""
+        try:
+            with tarfile.open(self.path) as tar:
+                file = tar.extractfile(member)
+                return file.read() if file else b""
+        except (tarfile.TarError, OSError) as error:
+            raise ValueError(f"{member.name} in {self.path} is damaged: {error}") from error
+
+    def first_columns(self) -> list[str]:
+        """Those of the first sample that can be read."""
+        for index in range(len(self)):
+            with suppress(ValueError):
+                return list(self.row(index))
+        return []
 
 
 RowFile = ParquetRows | ShardRows

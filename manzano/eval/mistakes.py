@@ -76,7 +76,7 @@ def picture(benchmark: Benchmark, place: int) -> str | None:
         return None  # the record says why
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=75, optimize=True)
+    image.save(buffer, format="JPEG", quality=80, subsampling=0, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -91,7 +91,7 @@ def render(scores: ScoreFile, samples: Sequence[Record]) -> str:
     tasks = "".join(f"<option>{escape(name)}</option>" for name in scores.tasks)
     rows = "".join(task_row(name, task) for name, task in scores.tasks.items())
     asked = sum(task.n for task in scores.tasks.values())
-    title = f"Mistakes of {scores.model['name']}"
+    title = f"Mistakes: {', '.join(scores.tasks)}"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -100,7 +100,8 @@ def render(scores: ScoreFile, samples: Sequence[Record]) -> str:
 <body class="mistakes"><main>
 <header><h1>{escape(title)}</h1>
 <p>{len(samples):,} of {asked:,} samples, chosen by their place in the data; the logs beside this
-page have all. Model {escape(scores.model["sha256"][:12])}, {escape(scores.started[:10])}.</p>
+page have all. Model {escape(scores.model["name"])} ({escape(scores.model["sha256"][:12])}),
+{escape(scores.started[:10])}.</p>
 </header>
 <section><table><thead><tr><th></th><th>score</th><th>95 % interval</th><th>floors</th>
 <th>failed</th><th>n</th></tr></thead><tbody>{rows}</tbody></table></section>

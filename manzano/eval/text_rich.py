@@ -1,99 +1,28 @@
 """manzano eval --suite text-rich: ChartQA, TextVQA, DocVQA, InfoVQA and OCRBench from local files.
 
-Prompts, lengths and measures are lmms-eval's, which is not needed. A sample that cannot be asked
-(no picture, a broken one, no answer to compare with) counts as wrong and is named; the others are
-unharmed.
+Prompts, lengths and measures are lmms-eval's, which is not needed. OUTPUT holds
+
+    scores.json             see `manzano.eval.scores`
+    chartqa.jsonl           a line a sample: image, question, references, answer, score
+    chartqa.shuffled.jsonl  the same with pictures of other samples, under --floors
+    mistakes.html           a page to leaf through them
 """
 
 import argparse
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from manzano.answering import AnswerSettings, Message
+from manzano.eval.asking import Chat, ask, wrong_pictures
 from manzano.eval.floors import always_the_same, blind_guess
-from manzano.eval.hub_rows import strings
 from manzano.eval.mistakes import write_mistakes
 from manzano.eval.provenance import environment, model_record
-from manzano.eval.samples import Record, SampleLog, each, run_logged
+from manzano.eval.samples import Record, SampleLog, run_logged
 from manzano.eval.scores import Score, ScoreFile, TaskScores, mean_score, write_scores
 from manzano.eval.text_rich_data import Benchmark, open_benchmarks
 from manzano.eval.text_rich_tasks import TextRichTask
 from manzano.pipeline import ManzanoPipeline
-
-Chat = Callable[[Sequence[Sequence[Message]], AnswerSettings], Sequence[str]]
-"""Conversations to the answers in them: `ManzanoPipeline.chat_batch`."""
-
-
-def ask(
-    benchmark: Benchmark,
-    chat: Chat,
-    places: Sequence[int],
-    *,
-    pictures: Mapping[int, int] | None = None,
-) -> list[Record]:
-    """A record for each sample: what was asked and answered, and its score.
-
-    Args:
-        places: numbers of the rows.
-        pictures: row -> the row whose picture is shown in place of its own.
-    """
-    records, conversations, open_ = [], [], []
-    for place in places:
-        record: Record = {"key": str(place), "image": benchmark.rows.name(place)}
-        records.append(record)
-        try:
-            record |= read(benchmark, place)
-            words = benchmark.task.asked(record["question"], benchmark.prompt)
-            shown = pictures[place] if pictures else place
-            record["image"] = benchmark.rows.name(shown)
-            picture = benchmark.rows.picture(shown)
-            conversations.append([Message("user", (picture, words))])
-            open_.append(record)
-        except ValueError as error:
-            fail(record, error)
-    said = each(partial(chat_of, benchmark, chat), conversations) if conversations else []
-    for record, answer in zip(open_, said, strict=True):
-        if isinstance(answer, ValueError):
-            fail(record, answer)
-            continue
-        record["answer"] = answer
-        try:
-            score = benchmark.task.score(answer, record["references"], record["columns"])
-            record["score"] = float(score)
-        except ValueError as error:
-            fail(record, error)
-    return records
-
-
-def chat_of(benchmark: Benchmark, chat: Chat, conversations: Sequence) -> Sequence[str]:
-    return chat(conversations, benchmark.task.settings())
-
-
-def fail(record: Record, error: ValueError) -> None:
-    """Counts as wrong, and says why."""
-    record |= {"score": 0.0, "error": str(error)}
-
-
-def read(benchmark: Benchmark, place: int) -> Record:
-    """Question, references and further columns of a row; raises ValueError where one is amiss."""
-    task, row = benchmark.task, benchmark.rows.row(place)
-    names = ("question", task.answers, *task.columns)
-    if missing := [name for name in names if name not in row]:
-        raise ValueError(f"the sample lacks {', '.join(missing)}")
-    columns = {name: str(row[name]) for name in task.columns}
-    part = {"part": task.part(columns)} if task.part else {}
-    references = strings(row[task.answers], task.answers)
-    return {"question": row["question"], "references": references, "columns": columns, **part}
-
-
-def wrong_pictures(count: int, seed: int) -> dict[int, int]:
-    """For each row another one, drawn at random, each once: the picture that it is shown with."""
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    return dict(zip(order, order[1:] + order[:1], strict=True))
 
 
 def scores(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from manzano.answering import AnswerSettings
 from manzano.eval.metrics import anls, ocrbench, relaxed_accuracy, vqa_accuracy
@@ -56,14 +55,8 @@ class TextRichTask:
         """The likeliest tokens, up to the length of the benchmark."""
         return AnswerSettings(max_new_tokens=self.max_new_tokens, stop=self.stop)
 
-    def asked(self, question: Any, prompt: str) -> str:
-        """The words of the question, by the template `prompt`.
-
-        Raises:
-            ValueError: if it is no text.
-        """
-        if not isinstance(question, str):
-            raise ValueError(f"the question must be a text, got a {type(question).__name__}")
+    def asked(self, question: str, prompt: str) -> str:
+        """The words of the question, by the template `prompt`."""
         return prompt.replace("{question}", self.spoken(question))
 
 
