@@ -55,7 +55,7 @@ def sample(benchmark: Benchmark, record: Record) -> Record:
     """What the page knows of a sample."""
     question, references = str(record.get("question", "")), record.get("references", [])
     said = {name: record[name] for name in ("part", "answer", "error") if name in record}
-    sought = " ".join([question, *references, record.get("answer", ""), record.get("error", "")])
+    sought = [question, *references, record.get("answer", ""), record.get("error", "")]
     return said | {
         "task": benchmark.name,
         "key": record["key"],
@@ -63,7 +63,7 @@ def sample(benchmark: Benchmark, record: Record) -> Record:
         "question": question,
         "references": references,
         "score": record["score"],
-        "text": sought.lower(),
+        "text": " ".join(filter(None, sought)).lower(),
         "picture": picture(benchmark, int(record["key"])),
     }
 
