@@ -130,5 +130,6 @@ def task_row(name: str, task: TaskScores) -> str:
     return (
         f'<tr><th scope="row">{escape(name)}<small>{escape(measure)}</small></th>'
         f'<td class="value">{score.value:.3f}</td><td>{score.low:.3f} to {score.high:.3f}</td>'
-        f"<td>{escape(floors)}</td><td>{len(task.failed)}</td><td>{task.n:,}</td></tr>"
+        f'<td class="floors">{escape(floors)}</td>'
+        f"<td>{len(task.failed)}</td><td>{task.n:,}</td></tr>"
     )
