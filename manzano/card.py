@@ -90,7 +90,11 @@ def _logged(text: str, step: int | None) -> str:
         for name, value in lines[-1].items()
         if name not in _UNTOLD and not name.endswith(_TIMED)
     ]
-    head = f"Of training, at step {lines[-1]['step']}; nothing was measured on held-out data."
+    measured = any(name.startswith("validation/") for name in lines[-1])
+    held_out = "`validation/` is of held-out data, the rest not" if measured else (
+        "nothing was measured on held-out data"
+    )  # fmt: skip
+    head = f"Of training, at step {lines[-1]['step']}; {held_out}."
     return "\n".join([head, "", "| figure | value |", "|---|---|", *rows])
 
 

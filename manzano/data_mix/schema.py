@@ -314,14 +314,14 @@ def read_fields(shard: str | Path) -> Iterator[dict[str, Any]]:
                 content = tar.extractfile(member)
                 if content is not None:
                     fields |= {"__key__": key, name: content.read()}
-            _check_end(tar)
+            check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(f"shard '{shard}' is missing, truncated or corrupt: {error}") from error
     if fields:
         yield fields
 
 
-def _check_end(tar: tarfile.TarFile) -> None:
+def check_end(tar: tarfile.TarFile) -> None:
     """tarfile takes a broken header, or a cut between two files, for the end; it is not."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)

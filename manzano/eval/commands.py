@@ -41,6 +41,27 @@ def add_eval_commands(commands: argparse._SubParsersAction) -> None:
 
 def add_question_arguments(evaluate: argparse.ArgumentParser) -> None:
     """What the suite of questions takes."""
+    group = evaluate.add_argument_group("text-rich")
+    group.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="folder with a sub-folder for each benchmark, of parquet files or WebDataset shards "
+        "with the hub's columns; of one task it may be the folder itself",
+    )  # fmt: skip
+    group.add_argument(
+        "--tasks", nargs="+", default=(), metavar="TASK",
+        help="chartqa, textvqa, docvqa, infovqa, ocrbench (default: all that are there)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-tiles", type=int, metavar="N",
+        help="tiles a large image is split into at most; by default as in training",
+    )  # fmt: skip
+    group.add_argument(
+        "--prompt", metavar="TEXT", help="in place of the tasks' own prompts, e.g. '{question}'"
+    )
+    group.add_argument(
+        "--floors", action="store_true",
+        help="ask all once more about other samples' pictures: what is right then is guessed",
+    )  # fmt: skip
 
 
 def add_drawing_arguments(evaluate: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from manzano.decoder.vae import decode, encode
 from manzano.eval.batches import batches
 from manzano.eval.editing import edit_success, kept_error
 from manzano.eval.glyph_judge import CHANCE, Glyph, GlyphJudge
-from manzano.eval.metrics import pixels
+from manzano.eval.pixels import pixels
 from manzano.eval.record import Drawing, Edit, Figure
 from manzano.pipeline import ManzanoPipeline
 

@@ -13,7 +13,7 @@ from manzano.data_mix.transforms import pixel_transform
 from manzano.drawing import DrawingSettings, seeded
 from manzano.eval.batches import batches
 from manzano.eval.generation import through_vae
-from manzano.eval.metrics import pixels, psnr, psnr_floor
+from manzano.eval.pixels import pixels, psnr, psnr_floor
 from manzano.eval.record import CodeUse, Figure, Reconstruction
 from manzano.pipeline import ManzanoPipeline
 from manzano.tokenizer.fsq import code_usage

@@ -11,13 +11,8 @@ from PIL import Image
 
 from manzano.data_mix.schema import read_fields, read_samples, shard_paths
 from manzano.eval.batches import batches
-from manzano.eval.metrics import (
-    Score,
-    exact_match,
-    majority_floor,
-    question_only_floor,
-    relaxed_accuracy,
-)
+from manzano.eval.floors import Score, majority_floor, question_only_floor
+from manzano.eval.metrics import exact_match, relaxed_accuracy
 from manzano.eval.record import Answer, Figure
 
 MAX_QUESTIONS = {"easy_vqa": 2000, "reading": 400, "charts": 400}

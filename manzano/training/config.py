@@ -46,6 +46,9 @@ class LoopConfig:
     """Steps averaged in one line of metrics.jsonl."""
     preview_every: int = 0
     """Steps between previews; 0 means none."""
+    validate_every: int = 0
+    """Steps between measurements on held-out data, which the last step has too; a multiple of
+    log_every. 0 means none. Of the stages, llm has them (its key validation)."""
     tensorboard: bool = False
     """Also write TensorBoard events to the run folder."""
     guard: bool = True
@@ -63,9 +66,14 @@ class LoopConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"loop.{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("threads", "preview_every", "seed"):
+        for name in ("threads", "preview_every", "validate_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"loop.{name} is {getattr(self, name)}; it must not be negative.")
+        if self.validate_every % self.log_every:
+            raise ValueError(
+                f"loop.validate_every is {self.validate_every}; it must be a multiple of "
+                f"loop.log_every, {self.log_every}: what is measured stands in the same line."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,9 +95,14 @@ HARMLESS = {
     "loop.keep_checkpoints",
     "loop.log_every",
     "loop.preview_every",
+    "loop.validate_every",
     "loop.tensorboard",
     "loop.restart_data",
     "loop.guard",
+    "validation.data",
+    "validation.tasks",
+    "validation.limit",
+    "validation.batch_size",
 }
 """Keys that may change when a run goes on from a checkpoint: none alters what one step computes."""
 

@@ -133,14 +133,12 @@ def gathered(model: nn.Module) -> Iterator[None]:
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
         module.unshard()
-        module.set_reshard_after_forward(False, recurse=False)
     try:
         with _passing_as_plain(model):
             yield
     finally:
         for module in sharded:
             module.reshard()
-            module.set_reshard_after_forward(module is not model, recurse=False)
 
 
 @contextmanager
@@ -171,14 +169,21 @@ def whole_weights(model: nn.Module, world: World) -> Iterator[None]:
 
 @contextmanager
 def _passing_as_plain(model: nn.Module) -> Iterator[None]:
-    """Hide meanwhile the two marks that `fully_shard` leaves on modules.
+    """Hide meanwhile what `fully_shard` leaves on modules.
 
-    One is a subclass of the module's class, whose name Transformers would write into config.json;
-    the other an attribute, on which its `generate` would wait for the other ranks at every token.
+    A subclass of the module's class, whose name Transformers would write into config.json; an
+    attribute, on which its `generate` would wait for the other ranks at every token; and hooks,
+    which would note one rank's forward passes: in its next backward pass it would fetch blocks in
+    another order than the others, and all would wait for ever.
     """
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     classes = [type(module) for module in sharded]
     marked = [m for m in model.modules() if m.__dict__.get("_is_fsdp_managed_module")]
+    tables = [t for m in sharded for t in (m._forward_pre_hooks, m._forward_hooks)]
+    hooks = [dict(table) for table in tables]
+    for table in tables:
+        for key in [k for k, hook in table.items() if _is_sharding(hook)]:
+            del table[key]
     for module, cls in zip(sharded, classes, strict=True):
         module.__class__ = cls.__bases__[1]  # (FSDPModule, the original)
     for module in marked:
@@ -188,5 +193,12 @@ def _passing_as_plain(model: nn.Module) -> Iterator[None]:
     finally:
         for module, cls in zip(sharded, classes, strict=True):
             module.__class__ = cls
+        for table, whole in zip(tables, hooks, strict=True):  # in their order
+            table.clear()
+            table.update(whole)
         for module in marked:
             module.__dict__["_is_fsdp_managed_module"] = True
+
+
+def _is_sharding(hook: object) -> bool:
+    return type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed.fsdp")

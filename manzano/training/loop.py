@@ -36,7 +36,7 @@ from manzano.training.metrics import Window
 from manzano.training.optimizer import build_optimizer, set_learning_rate
 from manzano.training.recompute import recompute
 from manzano.training.rows import mask_gradients, trained_rows
-from manzano.training.stage import Stage, to_device
+from manzano.training.stage import Stage, Validated, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
     that cannot be right; OSError where the disk refuses.
     """
     loop, optim, output = config.loop, config.optim, Path(config.loop.output)
+    if loop.validate_every and not isinstance(stage, Validated):
+        raise ValueError("loop.validate_every is set, but this stage measures nothing: remove it.")
     world = distributed.setup(loop.device)
     if loop.threads:
         torch.set_num_threads(loop.threads)
@@ -108,7 +110,10 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
 
             finished = step == loop.max_steps
             if finished or step % loop.log_every == 0:
-                log.write(step, {**window.means(), "lr": lr, **window.rates(loop.max_steps - step)})
+                figures = {**window.means(), "lr": lr, **window.rates(loop.max_steps - step)}
+                if loop.validate_every and (finished or step % loop.validate_every == 0):
+                    figures |= validate(stage, config, world, ema)
+                log.write(step, figures)
                 window.reset()
             if loop.preview_every and step % loop.preview_every == 0:
                 preview(stage, step, config, world, ema)
@@ -210,15 +215,34 @@ def train_step(
 def preview(
     stage: Stage, step: int, config: TrainConfig, world: World, ema: MovingAverage | None
 ) -> None:
-    """Let rank 0 write samples, from the averaged weights if there are any. Training is not
-    disturbed."""
-    model, folder = stage.model, Path(config.loop.output) / "previews" / f"step-{step:06d}"
-    with averaged(ema), distributed.gathered(model), random_state.seeded(config.loop.seed):
-        model.eval()
+    """Let rank 0 write samples."""
+    folder = Path(config.loop.output) / "previews" / f"step-{step:06d}"
+    with interlude(stage.model, config, world, ema):
         if world.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            with torch.no_grad(), mixed_precision(config, world):
-                stage.preview(folder, step)
+            stage.preview(folder, step)
+
+
+def validate(
+    stage: Stage, config: TrainConfig, world: World, ema: MovingAverage | None
+) -> dict[str, float]:
+    """What rank 0 measures on held-out data; nothing on the other ranks, which wait for it."""
+    with interlude(stage.model, config, world, ema):
+        if world.rank == 0 and isinstance(stage, Validated):
+            return stage.validate()
+    return {}
+
+
+@contextmanager
+def interlude(
+    model: nn.Module, config: TrainConfig, world: World, ema: MovingAverage | None
+) -> Iterator[None]:
+    """The whole model in eval mode, with the averaged weights if there are any, for what rank 0
+    does alone. Training is not disturbed."""
+    with averaged(ema), distributed.gathered(model), random_state.seeded(config.loop.seed):
+        model.eval()
+        with torch.no_grad(), mixed_precision(config, world):
+            yield
         world.barrier()
         training_mode(model)
 

@@ -7,7 +7,7 @@ gradients.
 
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,16 @@ class Stage(Protocol):
     def export(self, directory: Path) -> None:
         """Write the finished artefact that the next stage reads. Runs on rank 0 alone with whole
         fp32 weights."""
+        ...
+
+
+@runtime_checkable
+class Validated(Protocol):
+    """A stage that can also be measured on held-out data while it trains."""
+
+    def validate(self) -> dict[str, float]:
+        """Figures to log beside the losses, named "validation/...". Runs on rank 0 alone, in eval
+        mode, without gradients."""
         ...
 
 

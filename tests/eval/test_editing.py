@@ -13,7 +13,7 @@ from manzano.eval.editing import (
     region_error,
 )
 from manzano.eval.glyph_judge import Glyph, GlyphJudge
-from manzano.eval.metrics import pixels
+from manzano.eval.pixels import pixels
 
 RED_HEART = Glyph(colour="red", shape="heart", size="small")
 BLUE_HEART = Glyph(colour="blue", shape="heart", size="small")

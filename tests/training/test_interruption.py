@@ -68,12 +68,16 @@ def test_two_ranks_equal_one_process_and_checkpoints_move_between_them(
     tmp_path, spawn, figures, matrix_lr
 ):
     one, two = tmp_path / "one", tmp_path / "two"
-    options = ["--dropout=0", "--loop.preview_every=5", f"--optim.matrix_lr={matrix_lr}"]
+    options = ["--dropout=0", "--loop.preview_every=5", "--loop.validate_every=5"]
+    options += [f"--optim.matrix_lr={matrix_lr}"]
     run(spawn, [*options, "--batch_size=4", f"--loop.output={one}"])
     run(spawn, [*options, "--batch_size=2", f"--loop.output={two}"], ranks=2)
     for single, sharded in zip(figures(one), figures(two), strict=True):
         assert single["loss"] == pytest.approx(sharded["loss"], rel=1e-6, abs=1e-6)
         assert single["grad_norm"] == pytest.approx(sharded["grad_norm"], rel=1e-5)
+        toy = sharded.get("validation/toy")
+        assert single.get("validation/toy") == (toy and pytest.approx(toy, rel=1e-5))
+        assert (toy is None) == (single["step"] not in (5, 10, 12))
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, rtol=0, atol=1e-6)
     preview = Path("previews") / "step-000010" / "value.txt"

@@ -131,6 +131,40 @@ def test_a_run_on_real_shards_resumes_bitwise(tmp_path, figures, monkeypatch, nu
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
+def test_what_is_measured_stands_in_the_line_and_changes_nothing(tmp_path, figures):
+    def without(lines):
+        return [{k: v for k, v in line.items() if k != "validation/toy"} for line in lines]
+
+    loop = {"validate_every": 5, "max_steps": 12}
+    plain = trained(configured(tmp_path / "plain"))
+    measured = trained(configured(tmp_path / "measured", loop=loop))
+    for max_steps in (5, 12):
+        parts = configured(
+            tmp_path / "parts",
+            loop=loop | {"max_steps": max_steps},
+            optim={"schedule": "constant"},
+        )
+        trained(parts)
+    constant = configured(tmp_path / "whole", loop=loop, optim={"schedule": "constant"})
+    trained(constant)
+    lines = figures(tmp_path / "measured")
+    assert [line["step"] for line in lines if "validation/toy" in line] == [5, 10, 12]
+    assert without(lines) == figures(tmp_path / "plain")
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    assert_same(plain.model.state_dict(), measured.model.state_dict())
+
+
+def test_measuring_needs_a_stage_that_measures_and_a_line_to_stand_in(tmp_path):
+    class Mute(Stage):
+        validate = None
+
+    config = configured(tmp_path, loop={"validate_every": 5})
+    with pytest.raises(ValueError, match="this stage measures nothing"):
+        train(Mute(config), config)
+    with pytest.raises(ValueError, match="must be a multiple of loop.log_every, 5"):
+        configured(tmp_path, loop={"validate_every": 7})
+
+
 def test_previews_do_not_change_training(tmp_path, figures):
     trained(configured(tmp_path / "without"))
     trained(configured(tmp_path / "with", loop={"preview_every": 5}))

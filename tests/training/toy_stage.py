@@ -131,10 +131,15 @@ class Stage:
         return {"squared": self.config.ceiling}
 
     def preview(self, directory: Path, step: int) -> None:
-        value = float(self.model(torch.ones(WIDTH, device=self.model.head.weight.device)))
-        torch.rand(7)
-        (directory / "value.txt").write_text(str(value))
+        (directory / "value.txt").write_text(str(self.value()))
         self.write_kind(directory)
+
+    def validate(self) -> dict[str, float]:
+        return {"validation/toy": self.value()}
+
+    def value(self) -> float:
+        torch.rand(7)
+        return float(self.model(torch.ones(WIDTH, device=self.model.head.weight.device)))
 
     def export(self, directory: Path) -> None:
         save_model(self.model, str(directory / "model.safetensors"))

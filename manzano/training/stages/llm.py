@@ -8,6 +8,7 @@ are trained, or as little of them as `train` and `lora` say.
 import json
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipImageProcessor
 
+from manzano.answering import answer
 from manzano.card import write_card
 from manzano.configuration import ManzanoConfig
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.data_mix.schema import read_samples
+from manzano.eval.asking import quick_scores
+from manzano.eval.text_rich_data import open_benchmarks
 from manzano.llm.backbone import build_language_model
 from manzano.llm.image_rows import init_image_rows
 from manzano.llm.loss import count_targets
@@ -34,6 +38,20 @@ from manzano.training.lora import Adapter, LoraConfig, add_lora, merged
 from manzano.training.stages.data import DataConfig, open_loader
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Text-rich benchmarks that are asked every `loop.validate_every` steps."""
+
+    data: str = ""
+    """Folder of their files, as `manzano eval --suite text-rich --data` takes it; "" for none."""
+    tasks: tuple[str, ...] = ()
+    """Their names; by default all that are in the folder."""
+    limit: int = 200
+    """Of each the first so many samples."""
+    batch_size: int = 16
+    """Samples at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +87,8 @@ class Config(TrainConfig):
     """Weight of the loss on image ids against 1 for text."""
     preview_source: str = ""
     """Folder of a source whose test questions are answered in previews; "" for none."""
+    validation: ValidationConfig = ValidationConfig()
+    """What is measured while it trains."""
 
     def __post_init__(self):
         if not self.start and not (self.text_tokenizer and self.tokenizer and self.llm):
@@ -82,6 +102,11 @@ class Config(TrainConfig):
             raise ValueError("lora adapts a model that is on disk: give start, a Manzano folder.")
         if self.lora.rank and self.train == "rows":
             raise ValueError("train: rows leaves nothing for lora to adapt: give one of the two.")
+        if bool(self.validation.data) != bool(self.loop.validate_every):
+            raise ValueError(
+                "validation.data says what is measured in training, loop.validate_every how often: "
+                "give both or neither."
+            )
 
 
 def assemble(
@@ -188,6 +213,10 @@ class Stage:
         if config.lora.rank:
             self.adapter = Adapter.of(self.model, config.start, also=trained_whole(config))
         freeze(self.model, config)
+        asked = config.validation
+        self.benchmarks = (
+            open_benchmarks(Path(asked.data), asked.tasks, limit=asked.limit) if asked.data else []
+        )
 
     def batches(self, *, rank: int, world_size: int):
         vision = self.model.vision
@@ -245,6 +274,11 @@ class Stage:
         directory.mkdir(parents=True, exist_ok=True)
         text = "\n".join(json.dumps(line) for line in lines)
         (directory / f"answers-{step:06d}.jsonl").write_text(text + "\n")
+
+    def validate(self) -> dict[str, float]:
+        chat = partial(answer, self.model, self.processor)
+        measured = quick_scores(self.benchmarks, chat, self.config.validation.batch_size)
+        return {f"validation/{name}": value for name, value in measured.items()}
 
     def export(self, directory: Path) -> None:
         with merged(self.model):

@@ -7,10 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manzano.answering import answer
+from manzano.eval.asking import ask
+from manzano.eval.text_rich_data import open_benchmarks
 from manzano.training import config as configuration
 from manzano.training import random_state
 from manzano.training.loop import train
 from manzano.training.stages import llm
+from tests.eval.hub_data import rows, write_parquet
 from tests.training.stages.real import FixedStage, child, configured, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
@@ -61,10 +65,61 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
         assert torch.equal(exports["parts"][name], value)
 
 
+def measured(name, ingredients, folder, output, **loop):
+    """A configuration with a benchmark of which a tiny model gets something right: "" and "a"."""
+    content = rows("chartqa", 6)
+    for place, row in enumerate(content):
+        row["answer"] = "" if place % 2 else "a"
+    write_parquet(folder / "data" / "chartqa", "chartqa", content)
+    config = configured(name, ingredients, folder / output, **loop)
+    return replace(
+        config,
+        loop=replace(config.loop, validate_every=1),
+        row_length=160,
+        validation=llm.ValidationConfig(data=str(folder / "data"), limit=5, batch_size=2),
+    )
+
+
+def test_what_is_measured_in_training_is_what_the_suite_measures(
+    ingredients, tmp_path, figures, caplog
+):
+    config = measured("llm", ingredients, tmp_path, "run", max_steps=2)
+    stage = trained("llm", config)
+    benchmarks = open_benchmarks(tmp_path / "data", limit=5)
+    said: list[str] = []
+
+    def chat(conversations, settings):
+        said.extend(answer(stage.model.eval(), stage.processor, conversations, settings))
+        return said[-len(conversations) :]
+
+    (records,) = [ask(benchmark, chat, range(5)) for benchmark in benchmarks]
+    line = figures(tmp_path / "run")[-1]
+    assert line["validation/chartqa"] == sum(record["score"] for record in records) / 5
+    assert not any("error" in record for record in records)
+    assert "count as wrong" not in caplog.text
+    plain = replace(
+        config, validation=llm.ValidationConfig(),
+        loop=replace(config.loop, output=str(tmp_path / "plain"), validate_every=0),
+    )  # fmt: skip
+    trained("llm", plain)
+    for with_, without in zip(figures(tmp_path / "run"), figures(tmp_path / "plain"), strict=True):
+        assert with_ == without | {"validation/chartqa": with_["validation/chartqa"]}
+
+
+def test_measuring_takes_data_and_a_rhythm_and_says_what_fails(ingredients, tmp_path, caplog):
+    config = measured("llm", ingredients, tmp_path, "run")
+    with pytest.raises(ValueError, match="give both or neither"):
+        replace(config, validation=llm.ValidationConfig())
+    with pytest.raises(ValueError, match="no sub-folder docvqa|has no validation"):
+        llm.Stage(replace(config, validation=replace(config.validation, tasks=("docvqa",))))
+    trained("llm", replace(config, row_length=60))  # no room for the questions
+    assert "5 of 5 samples could not be asked and count as wrong" in caplog.text
+
+
 def test_two_ranks_equal_one_process_where_one_of_them_sees_no_picture(
     ingredients, tmp_path, figures, forkserver
 ):
-    one = configured("llm", ingredients, tmp_path / "one", accumulate=2, max_steps=3)
+    one = measured("llm", ingredients, tmp_path, "one", accumulate=2, max_steps=3)
     random_state.seed(0)
     stage = FixedStage(one)
     train(stage, one)
@@ -89,7 +144,7 @@ def test_two_ranks_equal_one_process_where_one_of_them_sees_no_picture(
         process.join(timeout=240)
         assert process.exitcode == 0, errors.read_text()
     for single, sharded in zip(figures(tmp_path / "one"), figures(tmp_path / "two"), strict=True):
-        for name in ("loss", "text", "image", "grad_norm"):
+        for name in ("loss", "text", "image", "grad_norm", "validation/chartqa"):
             assert single[name] == pytest.approx(sharded[name], rel=1e-5, abs=1e-5)
 
 
