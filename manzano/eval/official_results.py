@@ -55,7 +55,10 @@ def read_results(suite: str, results: Path, scores: Path) -> None:
     if found.suite != suite:
         raise ValueError(f"{scores} is of the suite {found.suite}, not of {suite}")
     records = [record for _, record in read_json_lines(scores.with_name(f"{suite}.jsonl"))]
-    read = READERS[suite](results, records)
+    try:
+        read = READERS[suite](results, records)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{results} is no file of the scorer of {suite}: {error!r}") from error
     tasks = {
         name: replace(
             task,

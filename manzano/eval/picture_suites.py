@@ -24,13 +24,11 @@ from manzano.eval.layouts.layout import Item, Layout
 from manzano.eval.layouts.registry import LAYOUTS, read_items
 from manzano.eval.official_results import read_results
 from manzano.eval.picture_files import is_whole, write
-from manzano.eval.picture_judges import JUDGES
+from manzano.eval.picture_judges import JUDGES, Scores, concept_prompts
 from manzano.eval.provenance import environment, fingerprint, model_record
 from manzano.eval.samples import Record, SampleLog, each, run_logged
-from manzano.eval.scores import Score, ScoreFile, TaskScores, write_scores
+from manzano.eval.scores import ScoreFile, TaskScores, write_scores
 from manzano.pipeline import ManzanoPipeline
-
-TaskName = str
 
 
 def run(arguments: Namespace) -> Path:
@@ -63,7 +61,7 @@ def run(arguments: Namespace) -> Path:
     )
     artist.mend(items, log)
     records = run_logged(items, log, artist.make, layout.suite)
-    judged = JUDGES[layout.suite](items, layout) if layout.suite in JUDGES else {}
+    judged = judge(items, layout)
     write_scores(
         ScoreFile(
             suite=layout.suite, model=model, environment=environment(arguments.device),
@@ -82,13 +80,15 @@ def open_layout(arguments: Namespace) -> Layout:
     Raises:
         ValueError: if an argument is missing, or makes no sense for this suite.
     """
-    kind = LAYOUTS[arguments.suite]
+    kind, prompts = LAYOUTS[arguments.suite], arguments.prompts
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size must be 1 or more, got {arguments.batch_size}")
-    if arguments.prompts is None:
+    if prompts is None and arguments.suite == "concepts":
+        prompts = concept_prompts(arguments.output / "prompts.jsonl")
+    if prompts is None:
         raise ValueError(f"--suite {arguments.suite} needs --prompts {kind.expected}")
     return kind(
-        prompts=arguments.prompts, images=arguments.images,
+        prompts=prompts, images=arguments.images,
         folder=arguments.output / arguments.suite,
         model=model_name(arguments.model),
     )  # fmt: skip
@@ -250,18 +250,26 @@ class Artist:
                 self.make(batch)
 
 
+def judge(items: Sequence[Item], layout: Layout) -> Scores:
+    """What can be scored here; nothing, and the reason is said, where a judge is not installed."""
+    if layout.suite not in JUDGES:
+        return {}
+    try:
+        return JUDGES[layout.suite](items, layout)
+    except ValueError as error:
+        tell(f"not scored here: {error}")
+        return {}
+
+
 def tasks(
-    records: Sequence[Record],
-    data: Record,
-    settings: Record,
-    judged: dict[TaskName, dict[str, Score]],
-) -> dict[TaskName, TaskScores]:
+    records: Sequence[Record], data: Record, settings: Record, judged: Scores
+) -> dict[str, TaskScores]:
     """The tasks of a suite, in the order of their items; without scores where none can be had."""
     names = dict.fromkeys(record["task"] for record in records)
     return {name: _task(name, records, data, settings, judged.get(name, {})) for name in names}
 
 
-def _task(name: TaskName, records: Sequence[Record], data: Record, settings: Record, scores: Any):
+def _task(name: str, records: Sequence[Record], data: Record, settings: Record, scores: Any):
     own = [record for record in records if record["task"] == name]
     return TaskScores(
         scores=scores,
@@ -274,13 +282,13 @@ def _task(name: TaskName, records: Sequence[Record], data: Record, settings: Rec
 
 def say(scorer: str, records: Sequence[Record]) -> None:
     """Tells what failed, and how the official scores are had."""
-    console = get_console()
     failed = [record for record in records if record["error"]]
     for record in failed[:10]:
-        console.print(f"{record['key']}: {record['error']}", markup=False, highlight=False)
+        tell(f"{record['key']}: {record['error']}")
     if failed:
-        console.print(
-            f"{len(failed)} of {len(records)} prompts failed; black pictures stand for them",
-            markup=False, highlight=False,
-        )  # fmt: skip
-    console.print(scorer, markup=False, highlight=False, soft_wrap=True)
+        tell(f"{len(failed)} of {len(records)} prompts failed; black pictures stand for them")
+    tell(scorer)
+
+
+def tell(words: str) -> None:
+    get_console().print(words, markup=False, highlight=False, soft_wrap=True)

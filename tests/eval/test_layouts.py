@@ -11,7 +11,7 @@ from PIL import Image
 
 from manzano.cli import main
 from manzano.eval.commands import model_name
-from manzano.eval.layouts.layout import grid
+from manzano.eval.layouts.layout import cells, grid
 from manzano.eval.layouts.registry import LAYOUTS, read_items
 from tests import benchmarks
 from tests.tiny import drawing
@@ -169,6 +169,7 @@ def test_a_grid_goes_row_by_row():
     pictures = [Image.new("RGB", (3, 2), (value, 0, 0)) for value in (1, 2, 3, 4)]
     red = np.asarray(grid(pictures))[..., 0]
     assert red.tolist() == [[1, 1, 1, 2, 2, 2]] * 2 + [[3, 3, 3, 4, 4, 4]] * 2
+    assert [part.tobytes() for part in cells(grid(pictures))] == [p.tobytes() for p in pictures]
 
 
 @pytest.mark.parametrize("suite", benchmarks.PROMPTS)

@@ -277,7 +277,9 @@ def test_a_model_without_image_ids_cannot_draw(pipeline_folder, tmp_path, capsys
     assert "its vocabulary has no image ids" in capsys.readouterr().err
 
 
-def test_a_judge_that_is_plugged_in_scores_the_files(drawn, pipeline_folder, tmp_path, monkeypatch):
+def test_a_judge_scores_the_files_and_one_that_is_missing_is_told(
+    drawn, pipeline_folder, tmp_path, monkeypatch, capsys
+):
     def brightness(items, layout):
         values = {
             item.key: float(np.mean(load_image(layout.folder / layout.files(item)[0])) / 255)
@@ -285,9 +287,16 @@ def test_a_judge_that_is_plugged_in_scores_the_files(drawn, pipeline_folder, tmp
         }
         return {"geneval": {"brightness": mean_score(values)}}
 
-    monkeypatch.setitem(JUDGES, "geneval", brightness)
+    def missing(items, layout):
+        raise ValueError("OCR needs rapidocr: pip install manzano[judges]")
+
+    monkeypatch.setitem(JUDGES, "geneval", missing)
     prompts, finished = drawn("geneval")
     shutil.copytree(finished, tmp_path / "out")
+    assert main(command(pipeline_folder, "geneval", prompts, tmp_path / "out")) == 0
+    assert "not scored here: OCR needs rapidocr" in capsys.readouterr().out
+    assert not read_scores(tmp_path / "out" / "scores.json").tasks["geneval"].scores
+    monkeypatch.setitem(JUDGES, "geneval", brightness)
     assert main(command(pipeline_folder, "geneval", prompts, tmp_path / "out")) == 0
     score = read_scores(tmp_path / "out" / "scores.json").tasks["geneval"].scores["brightness"]
     first = [finished / "geneval" / f"0000{i}/samples/0000.png" for i in range(3)]

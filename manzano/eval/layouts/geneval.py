@@ -57,7 +57,7 @@ class Concepts(GenEval):
     """GenEval's format and layout with prompts of the demo's concepts, judged here."""
 
     suite = "concepts"
-    expected = "a file in the format of GenEval's evaluation_metadata.jsonl"
+    expected = "a file in the format of GenEval's evaluation_metadata.jsonl, or nothing"
 
     def scorer(self, height: int, width: int) -> str:
         return "# The rules of this suite are scored here: GenEval's detector does not know them."

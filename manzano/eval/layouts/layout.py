@@ -116,6 +116,13 @@ def grid(pictures: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
+def cells(whole: Image.Image) -> list[Image.Image]:
+    """The four pictures of a `grid`."""
+    width, height = whole.width // 2, whole.height // 2
+    corners = [(x, y) for y in (0, height) for x in (0, width)]
+    return [whole.crop((x, y, x + width, y + height)) for x, y in corners]
+
+
 def file_name(name: str, suffix: str) -> str:
     """`name` and suffix, if they may name a file.
 
