@@ -162,7 +162,9 @@ def test_wise_is_read_from_one_file_and_in_its_first_version(tmp_path):
     for prompts in (one, first):
         layout = LAYOUTS["wise"](prompts=prompts, folder=tmp_path, model="m")
         assert [item.key for item in read_items(layout)] == ["1", "401", "1000"]
-    assert "gpt_eval.py" in layout.scorer(48, 48)
+        verified = prompts == one
+        assert ("eval_qwen.sh" in layout.scorer(48, 48)) == verified
+        assert ("gpt_eval.py" in layout.scorer(48, 48)) == (not verified)
 
 
 def test_a_grid_goes_row_by_row():

@@ -50,7 +50,8 @@ class WISE(Layout):
 
     @property
     def verified(self) -> bool:
-        return "verified" in str(self.prompts)
+        names = [n for p in self._paths(self.prompts) for n in (p.name, p.parent.name)]
+        return any("verified" in name for name in names)
 
     def data_files(self) -> list[Path]:
         return self._paths(self.prompts)
