@@ -5,16 +5,18 @@ import importlib
 import os
 from pathlib import Path
 
+from manzano.eval.provenance import model_name
+
 SUITES = {
     "text-rich": "manzano.eval.text_rich",
-    "geneval": "manzano.eval.drawing_suites",
-    "dpg": "manzano.eval.drawing_suites",
-    "wise": "manzano.eval.drawing_suites",
-    "t2i-compbench": "manzano.eval.drawing_suites",
-    "oneig": "manzano.eval.drawing_suites",
-    "concepts": "manzano.eval.drawing_suites",
-    "gedit": "manzano.eval.editing_suites",
-    "imgedit": "manzano.eval.editing_suites",
+    "geneval": "manzano.eval.picture_suites",
+    "dpg": "manzano.eval.picture_suites",
+    "wise": "manzano.eval.picture_suites",
+    "t2i-compbench": "manzano.eval.picture_suites",
+    "oneig": "manzano.eval.picture_suites",
+    "concepts": "manzano.eval.picture_suites",
+    "gedit": "manzano.eval.picture_suites",
+    "imgedit": "manzano.eval.picture_suites",
 }
 """The module of each suite; its `run(arguments)` returns the path of the score file it wrote."""
 
@@ -66,6 +68,34 @@ def add_question_arguments(evaluate: argparse.ArgumentParser) -> None:
 
 def add_drawing_arguments(evaluate: argparse.ArgumentParser) -> None:
     """What suites of drawings and edits take."""
+    pictures = evaluate.add_argument_group("drawing and editing")
+    pictures.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="the benchmark's own prompt file or folder"
+    )
+    pictures.add_argument(
+        "--images", type=Path, metavar="DIR",
+        help="imgedit: where its pictures lie (default: beside --prompts)",
+    )  # fmt: skip
+    pictures.add_argument(
+        "--results", type=Path, metavar="FILE",
+        help="what the official scorer found (file or folder), to be put into scores.json; nothing "
+        "is drawn",
+    )  # fmt: skip
+    pictures.add_argument("--height", type=int, help="of drawings, pixels; by default as trained")
+    pictures.add_argument("--width", type=int, help="of drawings, pixels")
+    pictures.add_argument(
+        "--guidance", type=float, default=2.0, metavar="SCALE",
+        help="how far ids follow words and reference (default 2)",
+    )  # fmt: skip
+    pictures.add_argument(
+        "--decoder-guidance", type=float, default=3.0, metavar="SCALE",
+        help="how far the decoder follows the ids (default 3)",
+    )  # fmt: skip
+    pictures.add_argument(
+        "--reference-guidance", type=float, default=1.0, metavar="SCALE",
+        help="how far the decoder keeps to the picture that is edited (default 1: no guidance)",
+    )  # fmt: skip
+    pictures.add_argument("--steps", type=int, default=20, help="steps of the decoder (default 20)")
 
 
 def add_score_file_commands(commands: argparse._SubParsersAction) -> None:
@@ -105,15 +135,17 @@ def add_score_file_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run_eval(arguments: argparse.Namespace) -> int:
+    from manzano.cli import quiet_libraries
+
+    quiet_libraries()
     arguments.output = arguments.output or default_output(arguments.model, arguments.suite)
     print(importlib.import_module(SUITES[arguments.suite]).run(arguments))
     return 0
 
 
 def default_output(model: str, suite: str) -> Path:
-    """runs/eval, then the model's folder (or what is around one called "model"), then the suite."""
-    folder = Path(model).resolve()
-    return Path("runs/eval") / (folder.parent if folder.name == "model" else folder).name / suite
+    """runs/eval/, the model's name, the suite."""
+    return Path("runs/eval") / model_name(model) / suite
 
 
 def run_compare(arguments: argparse.Namespace) -> int:

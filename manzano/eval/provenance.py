@@ -10,8 +10,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = (
     "manzano", "torch", "torchvision", "timm", "transformers", "diffusers",
     "vector-quantize-pytorch", "tokenizers", "pillow", "numpy",
@@ -57,10 +55,16 @@ def model_record(folder: str | Path) -> dict[str, Any]:
     if not config.is_file():
         raise FileNotFoundError(f"{folder} is no Manzano folder: it has no config.json")
     return {
-        "name": folder.resolve().name,
+        "name": model_name(folder),
         "sha256": fingerprint(folder, without=NOT_WEIGHTS),
         "config": json.loads(config.read_text()),
     }
+
+
+def model_name(folder: str | Path) -> str:
+    """Of a model's folder, or where that is called "model" of the one around it."""
+    folder = Path(folder).resolve()
+    return (folder.parent if folder.name == "model" else folder).name
 
 
 def environment(device: str = "cpu", *, packages: Collection[str] = ()) -> dict[str, Any]:
@@ -109,6 +113,8 @@ def commit() -> str | None:
 def hardware(device: str = "cpu") -> str:
     """The accelerator's name, or the processor's with the number of cores that may be used."""
     if device.startswith("cuda"):
+        import torch
+
         return f"{torch.cuda.get_device_name(device)}, {torch.cuda.device_count()} here"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if device.startswith("mps"):

@@ -71,14 +71,14 @@ def ours(row: Mapping[str, Any], files: Mapping[str, ScoreFile]) -> Iterator[tup
                 continue
             score = task.scores.get(row.get("measure", next(iter(task.scores), "")))
             if score is not None:
-                yield model_name(files[link]), score
+                yield hashed_name(files[link]), score
 
 
 def file_section(link: str, file: ScoreFile) -> str:
     """One score file: where its figures come from, and all of them."""
     commit = str(file.environment.get("commit") or "not known")
     about = (
-        f"Model {model_name(file)}, way: {file.way}, {file.started[:10]}, "
+        f"Model {hashed_name(file)}, way: {file.way}, {file.started[:10]}, "
         f"{file.environment.get('hardware', 'unknown hardware')}, "
         f"{file.wall_seconds / 60:.1f} minutes, seed {file.seed}, commit {commit[:12]}"
     )
@@ -93,7 +93,7 @@ def file_section(link: str, file: ScoreFile) -> str:
     return f"{title}\n\n{cell(about)}.\n\n{markdown(head, rows) if rows else NOT_SCORED}"
 
 
-def model_name(file: ScoreFile) -> str:
+def hashed_name(file: ScoreFile) -> str:
     """Its name with the beginning of its hash."""
     return f"{file.model['name']} ({str(file.model['sha256'])[:8]})"
 

@@ -1,0 +1,1 @@
+"""Benchmarks of drawings and edits: their prompt files, and the folders their scorers read."""

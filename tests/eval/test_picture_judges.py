@@ -1,0 +1,81 @@
+"""Judges of picture suites on files that hold true pictures, wrong ones, and written text."""
+
+import csv
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from manzano.cli import main
+from manzano.eval import concepts
+from manzano.eval.layouts.registry import LAYOUTS, read_items
+from manzano.eval.picture_files import write
+from manzano.eval.picture_judges import JUDGES, concept_prompts
+from manzano.eval.scores import read_scores
+
+
+def lay_out(layout, items, draw):
+    """Writes the files of items, `draw(item, index)` being their pictures."""
+    for item in items:
+        pictures = [draw(item, index) for index in range(layout.per_prompt)]
+        for name, content in zip(
+            layout.files(item), layout.contents(item, pictures, None), strict=True
+        ):
+            write(layout.folder / name, content, layout.folder.parent / ".partial")
+
+
+def test_true_pictures_of_concepts_are_right_and_their_floor_is_low(tmp_path):
+    prompts = concept_prompts(tmp_path / "prompts.jsonl")
+    layout = LAYOUTS["concepts"](prompts=prompts, folder=tmp_path / "concepts", model="m")
+    items = read_items(layout)[::4]
+    lay_out(layout, items, lambda i, k: concepts.true_picture(i.facts["metadata"], seed=k))
+    scores = JUDGES["concepts"](items, layout)["concepts"]
+    assert scores["overall"].value >= 0.98 > 0.5 > scores["overall"].floors["other_prompts"]
+    assert scores["overall"].n == len(items)
+    tags = [score.value for name, score in scores.items() if name != "overall"]
+    assert len(tags) == 6 and sum(tags) / 6 == pytest.approx(scores["overall"].value)
+
+
+def test_a_blank_picture_shows_no_concept(tmp_path):
+    prompts = concept_prompts(tmp_path / "prompts.jsonl")
+    layout = LAYOUTS["concepts"](prompts=prompts, folder=tmp_path / "concepts", model="m")
+    items = read_items(layout, limit=3)
+    lay_out(layout, items, lambda item, index: Image.new("RGB", (72, 72), "white"))
+    assert JUDGES["concepts"](items, layout)["concepts"]["overall"].value == 0
+
+
+def test_concepts_are_drawn_and_scored_without_a_prompt_file(pipeline_folder, tmp_path):
+    command = ["eval", str(pipeline_folder), "--suite", "concepts", "--output", str(tmp_path)]
+    assert main([*command, "--steps", "1", "--limit", "2"]) == 0
+    score = read_scores(tmp_path / "scores.json").tasks["concepts"].scores["overall"]
+    assert score.n == 2 and 0 <= score.value <= 1
+
+
+def written(words: str) -> Image.Image:
+    picture = Image.new("RGB", (256, 96), "white")
+    ImageDraw.Draw(picture).text((12, 30), words, "black", ImageFont.load_default(32))
+    return picture
+
+
+def test_the_text_of_oneig_is_read_off_each_quarter(tmp_path):
+    texts = {"000": "MARKET", "001": "Coffee"}
+    (tmp_path / "OneIG-Bench.csv").write_text(
+        "category,id,prompt_en\n"
+        "Text_Rendering,000,a sign\nText_Rendering,001,a cup\nPortrait,000,a woman\n"
+    )
+    path = tmp_path / "scripts" / "text" / "text_content.csv"
+    path.parent.mkdir(parents=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text_content"], *texts.items()])
+    prompts = tmp_path / "OneIG-Bench.csv"
+    layout = LAYOUTS["oneig"](prompts=prompts, folder=tmp_path / "oneig", model="m")
+    items = read_items(layout)
+    # Of "Coffee" two of four quarters are empty.
+    lay_out(
+        layout, items,
+        lambda i, k: written(texts[i.facts["id"]] if i.facts["id"] == "000" or k < 2 else ""),
+    )  # fmt: skip
+    scores = JUDGES["oneig"](items, layout)["oneig"]
+    assert scores["agreed_words"].per_sample == {"text/000": 1.0, "text/001": 0.5}
+    assert scores["agreed_words"].floors == {"other_prompts": 0.0}
+    assert {"rapidocr_oneig_text", "easyocr_oneig_text"} <= scores.keys()
+    assert JUDGES["oneig"](items[2:], layout) == {}
