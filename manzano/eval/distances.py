@@ -21,7 +21,7 @@ from torchvision import models
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from manzano.eval.batches import batches
-from manzano.eval.metrics import pixels
+from manzano.eval.pixels import pixels
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 """The file of torch-fidelity's releases: Inception of FID's authors, in torch."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manzano.data_mix.masks import load_mask
 from manzano.eval.glyph_judge import Glyph
-from manzano.eval.metrics import pixels
+from manzano.eval.pixels import pixels
 
 
 def edit_success(edited: Glyph | None, *, source: Glyph, target: Glyph) -> bool:

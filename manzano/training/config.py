@@ -146,8 +146,7 @@ def with_defaults(old: Mapping[str, Any], config: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A value of a configuration as it stands in `to_dict`."""
-    as_dict = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-    return json.loads(json.dumps(as_dict))
+    return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

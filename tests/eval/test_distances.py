@@ -22,7 +22,7 @@ from manzano.eval.distances import (
     lpips_network,
     picture_features,
 )
-from manzano.eval.metrics import pixels
+from manzano.eval.pixels import pixels
 
 NUM_FEATURES = 6
 
