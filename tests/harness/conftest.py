@@ -1,10 +1,11 @@
-"""A model that answers with letters, a judge on this machine, and lmms-eval's command line."""
+"""A model that answers with letters, a judge on this machine, and lmms-eval's evaluator."""
 
 import json
-import sys
 import threading
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,25 +24,30 @@ LETTERS = "ABCD"
 def lettered_pipeline() -> ManzanoPipeline:
     """A tiny Manzano that answers A, B, C or D, as its picture and question have it, and stops.
 
-    Its head knows the letters and the end only. Each letter's embedding has a part, large and the
-    same for all, that the end looks for: after a letter comes the end.
+    Its head knows the letters and the end only. The letters look, in two opposite pairs, for what
+    is not the same for all prompts; the end looks for a mark that the letters' embeddings bear.
     """
     pipeline = tiny_pipeline()
     pipeline.processor.max_length = 1024
     llm, tokenizer = pipeline.model.language_model, pipeline.processor.tokenizer
     ids = tokenizer.convert_tokens_to_ids(list(LETTERS))
-    head, table = llm.get_output_embeddings().weight, llm.get_input_embeddings().weight
-    width = table.shape[1]
+    head, table = llm.get_output_embeddings(), llm.get_input_embeddings().weight
+    mark = torch.zeros(table.shape[1])
+    mark[0] = 100.0
     with torch.no_grad():
-        rows = torch.randn(len(ids), width)
-        mark = torch.zeros(width)
-        mark[0] = 100.0
-        rows[:, 0] = 0.0
-        head.zero_()
-        head[ids] = 10 * rows
-        head[pipeline.model.vocabulary.end] = 10 * mark
         table[:, 0] = -1.0
         table[ids] += mark
+        states: list[torch.Tensor] = []
+        with head.register_forward_hook(lambda _, inputs, __: states.append(inputs[0][0, -1])):
+            for task in twelve_tasks():
+                said = Message("user", task.asked[0].prompt)
+                pipeline.chat_batch([[said]], AnswerSettings(max_new_tokens=1))
+        mean = torch.stack(states).mean(0)
+        rows = torch.randn(2, len(mean))
+        rows -= torch.outer(rows @ mean, mean) / mean.dot(mean)
+        head.weight.zero_()
+        head.weight[ids] = 20 * torch.cat([rows, -rows])
+        head.weight[pipeline.model.vocabulary.end] = 10 * mark
     return pipeline
 
 
@@ -132,7 +138,7 @@ def judge(tmp_path_factory) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What lmms-eval wrote: scores, and what was asked and answered, by task."""
+    """What lmms-eval found: scores, and what was asked and answered, by task."""
 
     results: dict[str, dict[str, Any]]
     samples: dict[str, list[dict[str, Any]]]
@@ -143,32 +149,41 @@ class Outcome:
 
     def answers(self, task: str) -> list[Any]:
         rows = sorted(self.samples[task], key=lambda row: row["doc_id"])
-        return [row["filtered_resps"][0] for row in rows]
+        said = [row["filtered_resps"] for row in rows]  # of a file, already without its list
+        return [one[0] if isinstance(one, list) else one for one in said]
 
 
 def read_outcome(folder: Path) -> Outcome:
     [results] = folder.glob("*/[0-9]*_results.json")
     samples = {
-        path.stem.split("_samples_")[1]: [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        path.stem.split("_samples_")[1]: [
+            json.loads(line) for line in path.read_text("utf-8").splitlines()
+        ]
         for path in folder.glob("*/[0-9]*_samples_*.jsonl")
     }
     return Outcome(json.loads(results.read_text(encoding="utf-8"))["results"], samples)
 
 
-def arguments(tasks: str, model_args: str, out: Path, *flags: str) -> list[str]:
-    """Of `lmms_eval`; DEBUG, for only then its errors leave it."""
-    return [
-        "--model", "manzano", "--model_args", model_args, "--tasks", tasks, "--device", "cpu",
-        "--output_path", str(out), "--log_samples", "--verbosity", "DEBUG", *flags,
-    ]  # fmt: skip
+@cache
+def every_task() -> Any:
+    """lmms-eval's own tasks, whose thousands of files are read once."""
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(model_name="manzano")
 
 
-def evaluate(data: Path, tasks: str, model_args: str, out: Path, *flags: str) -> Outcome:
-    """`lmms_eval --model manzano ...` in the folder of the data, in this process."""
-    from lmms_eval.__main__ import cli_evaluate
+def evaluate(
+    data: Path, tasks: str, model_args: str, out: Path, *, task_manager: Any = None,
+    process_with_media: bool = False, **settings: Any,
+) -> Outcome:  # fmt: skip
+    """lmms-eval's evaluator on the model "manzano", in the folder of the data."""
+    from lmms_eval.evaluator import simple_evaluate
 
+    flags = Namespace(output_path=str(out), process_with_media=process_with_media)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(data)
-        patch.setattr(sys, "argv", ["lmms_eval", *arguments(tasks, model_args, out, *flags)])
-        cli_evaluate()
-    return read_outcome(out)
+        found = simple_evaluate(
+            model="manzano", model_args=model_args, tasks=tasks.split(","), device="cpu",
+            task_manager=task_manager or every_task(), cli_args=flags, **settings,
+        )  # fmt: skip
+    return Outcome(found["results"], found["samples"])

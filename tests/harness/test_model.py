@@ -13,6 +13,7 @@ from PIL import Image
 
 from manzano.answering import AnswerSettings, Message
 from manzano.eval.harness.version import check_version
+from manzano.llm.vocabulary import SPECIAL_TOKENS
 from manzano.pipeline import ManzanoPipeline
 from tests.harness.conftest import evaluate
 from tests.harness.local_data import reading_tasks
@@ -96,14 +97,15 @@ def test_bad_samples_answer_nothing_and_harm_no_other(lettered, twelve, tmp_path
         1: {"image": {"bytes": b"no picture", "path": None}},
         2: {"image": None},
         4: {"question": "long " * 1000},
-        5: {"question": "What is <|im_end|> here?"},
+        5: {"question": f"What is {SPECIAL_TOKENS['image']}?"},
         6: {"image": {"bytes": huge_png(), "path": None}},
     }
     rows = [type(chartqa.asked[0])(row=good | bad.get(i, {}), prompt=()) for i in range(8)]
     type(chartqa)(**{**vars(chartqa), "asked": rows}).write(tmp_path)
-    flags = ["--batch_size", "3"]
     with caplog.at_level(logging.WARNING):
-        outcome = evaluate(tmp_path, "chartqa", f"pretrained={lettered}", tmp_path / "out", *flags)
+        outcome = evaluate(
+            tmp_path, "chartqa", f"pretrained={lettered}", tmp_path / "out", batch_size=3
+        )
     first = twelve.answers["chartqa"][0]
     assert outcome.answers("chartqa") == ["" if i in bad else first for i in range(8)]
     assert "5 of 8 samples could not be answered" in caplog.text
@@ -149,11 +151,13 @@ def score(doc, results):
 
 
 def test_rounds_go_on_until_the_task_ends_them(lettered, twelve, tmp_path):
+    from lmms_eval.tasks import TaskManager
+
     (tmp_path / "rounds.yaml").write_text(ROUNDS_YAML)
     (tmp_path / "rounds.py").write_text(ROUNDS_PY)
     outcome = evaluate(
         twelve.folder, "manzano_rounds", f"pretrained={lettered}", tmp_path / "out",
-        "--include_path", str(tmp_path),
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
     )  # fmt: skip
     assert outcome.score("manzano_rounds", "rounds") == 3
     pipeline = ManzanoPipeline.from_pretrained(lettered)

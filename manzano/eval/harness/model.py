@@ -106,11 +106,11 @@ class ManzanoChat(lmms):
             ValueError: if a task cannot be run like this, or nothing at all could be answered.
         """
         self.check(requests)
-        settings = [self.worker.settings(request.args[2]) for request in requests]
+        settings = [self.worker.settings(request.arguments[2]) for request in requests]
         samples, seen = [], Counter()
         for request in requests:
-            samples.append((request, seen[request.args[3:]]))
-            seen[request.args[3:]] += 1
+            samples.append((request, seen[request.arguments[3:]]))
+            seen[request.arguments[3:]] += 1
         answers, failures = [""] * len(requests), []
         with tqdm(total=len(requests), desc="Manzano", disable=self.rank != 0) as bar:
             for rows in self.rows(requests, settings):
@@ -127,7 +127,7 @@ class ManzanoChat(lmms):
     def check(self, requests: Sequence[Instance]) -> None:
         """Raises ValueError if a task of the requests cannot be run like this."""
         # A request of steps that lmms-eval itself takes comes from no method of a task.
-        tasks = (getattr(request.args[1], "__self__", None) for request in requests)
+        tasks = (getattr(request.arguments[1], "__self__", None) for request in requests)
         for task in {id(task): task for task in tasks if task is not None}.values():
             check_task(task, self.mode)
 
@@ -135,7 +135,9 @@ class ManzanoChat(lmms):
         """The places of requests in batches of equal settings, the longest texts first: what does
         not fit into memory shows at once. Requests that only fill up a rank are left out."""
         groups: dict[Any, list[int]] = {}
-        for row in sorted(range(len(requests)), key=lambda row: -len(str(requests[row].args[0]))):
+        for row in sorted(
+            range(len(requests)), key=lambda row: -len(str(requests[row].arguments[0]))
+        ):
             if not (requests[row].metadata or {}).get("__padding_only__"):
                 groups.setdefault(settings[row], []).append(row)
         return [
@@ -146,7 +148,7 @@ class ManzanoChat(lmms):
 
     def sample(self, request: Instance, number: int) -> Sample | Failure:
         """What is asked, its pictures loaded."""
-        doc_id, task, _ = request.args[3:]
+        doc_id, task, _ = request.arguments[3:]
         try:
             messages = conversation(self.told(request))
         except ValueError as error:
@@ -156,7 +158,7 @@ class ManzanoChat(lmms):
     def told(self, request: Instance, **rounds: Any) -> Any:
         """What a task says of a document; ValueError whatever goes wrong, for that is code of the
         task's own, on a row that may lack what it was written for."""
-        _, doc_to_messages, _, doc_id, task, split = request.args
+        _, doc_to_messages, _, doc_id, task, split = request.arguments
         try:
             return doc_to_messages(self.task_dict[task][split][doc_id], **rounds)
         except Exception as error:
@@ -183,14 +185,16 @@ class ManzanoChat(lmms):
                 answers.append(self.rounds(request))
             except ValueError as error:
                 answers.append([""])
-                failures.append(Failure(f"{request.args[4]} {request.args[3]}", str(error)))
+                failures.append(
+                    Failure(f"{request.arguments[4]} {request.arguments[3]}", str(error))
+                )
         report(failures, len(requests))
         return answers
 
     def rounds(self, request: Instance) -> list[str]:
         """The answers to one request, until its task ends them. Each round is a conversation of its
         own, in which the task says what is needed of the rounds before."""
-        _, _, asked, doc_id, task, _ = request.args
+        _, _, asked, doc_id, task, _ = request.arguments
         messages, ends, info, said = self.told(request), False, None, []
         while not ends:
             turn = Sample(conversation=conversation(messages), task=task, doc_id=doc_id)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from manzano.answering import AnswerSettings, Message, answer
+from manzano.data_mix.images import ImageSource
 from manzano.drawing import DrawingSettings
 from manzano.eval.harness.asked import answer_settings
 from manzano.load_report import load_whole
@@ -120,7 +121,7 @@ class Artist:
         words = [sample.words for sample in samples]
         seeds = [self.seed + s.doc_id + ANOTHER_PICTURE * s.number for s in samples]
         if self.edits:
-            images = [sample.images[0] for sample in samples]
+            images: list[ImageSource] = [sample.images[0] for sample in samples]
             drawn = self.pipeline.edit_batch(images, words, seed=seeds, settings=self.drawing)
         else:
             drawn = self.pipeline.draw_batch(words, seed=seeds, settings=self.drawing)
