@@ -295,9 +295,7 @@ def reasoning_tasks() -> list[Task]:
                     },
                     prompt=(
                         p,
-                        "Hint: Please answer the question and provide the correct option letter, "
-                        f"e.g., A, B, C, D, at the end.\nQuestion: Which is {i}?\nChoices:\n"
-                        "(A) red\n(B) lime\n(C) blue\n(D) orange",
+                        f"Which is {i}?\n{LISTED}{LETTER}",
                     ),
                 )
                 for i, p in enumerate(pictures(11))
