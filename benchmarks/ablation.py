@@ -5,9 +5,9 @@
     python benchmarks/ablation.py --arms hybrid dual --seeds 0 1 2 3 4
 
 Hybrid, pure discrete and dual-encoder tokenizers; both tasks in one language model, or one task
-alone (manzano/eval/ablation.py says what each arm is). Runs that are finished are passed over, and
-one that was stopped goes on, so the command may be given again at any time; with --table it trains
-nothing and shows what there is. Several at once, each with other --seeds, use more cores.
+alone (manzano/eval/ablation/arms.py says what each arm is). Runs that are finished are passed over,
+and one that was stopped goes on, so the command may be given again at any time; with --table it
+trains nothing and shows what there is. Several at once, each with other --seeds, use more cores.
 
 Writes ablation.json (every run's figures, and the estimates) and ablation.md (the tables) into
 --output, and with --save into benchmarks/results.
@@ -24,9 +24,9 @@ import torch
 import yaml
 
 from manzano.cli import quiet_libraries, show_log
-from manzano.eval.ablation import ARMS, PIXEL_STEPS, Plan, run_ablation
-from manzano.eval.ablation_table import Records, summary, tables
-from manzano.eval.read_out import ROUNDS
+from manzano.eval.ablation.arms import ARMS, PIXEL_STEPS, Plan, run_ablation
+from manzano.eval.ablation.read_out import ROUNDS
+from manzano.eval.ablation.table import Records, summary, tables
 from manzano.eval.record import write_atomically
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from manzano.eval.results import bounds, interval, markdown
+from manzano.eval.results.page import bounds, interval, markdown
 from manzano.eval.scores import ScoreFile, read_scores
 
 _UNTOLD = ("step", "lr", "grad_norm", "data_wait")

@@ -8,15 +8,15 @@ from pathlib import Path
 from manzano.eval.provenance import model_name
 
 SUITES = {
-    "text-rich": "manzano.eval.text_rich",
-    "geneval": "manzano.eval.picture_suites",
-    "dpg": "manzano.eval.picture_suites",
-    "wise": "manzano.eval.picture_suites",
-    "t2i-compbench": "manzano.eval.picture_suites",
-    "oneig": "manzano.eval.picture_suites",
-    "concepts": "manzano.eval.picture_suites",
-    "gedit": "manzano.eval.picture_suites",
-    "imgedit": "manzano.eval.picture_suites",
+    "text-rich": "manzano.eval.text_rich.suite",
+    "geneval": "manzano.eval.pictures.suite",
+    "dpg": "manzano.eval.pictures.suite",
+    "wise": "manzano.eval.pictures.suite",
+    "t2i-compbench": "manzano.eval.pictures.suite",
+    "oneig": "manzano.eval.pictures.suite",
+    "concepts": "manzano.eval.pictures.suite",
+    "gedit": "manzano.eval.pictures.suite",
+    "imgedit": "manzano.eval.pictures.suite",
 }
 """The module of each suite; its `run(arguments)` returns the path of the score file it wrote."""
 
@@ -152,8 +152,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Returns 0 whatever the verdict; files that cannot be compared are an error, code 2."""
     from rich import get_console
 
-    from manzano.eval.compare import compare
-    from manzano.eval.compare_tables import tables
+    from manzano.eval.results.compare import compare
+    from manzano.eval.results.tables import tables
     from manzano.eval.scores import read_scores
 
     a, b = read_scores(arguments.a), read_scores(arguments.b)
@@ -163,7 +163,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 def run_results(arguments: argparse.Namespace) -> int:
     from manzano.eval.record import write_atomically
-    from manzano.eval.results import results_page
+    from manzano.eval.results.page import results_page
     from manzano.eval.scores import read_scores
 
     paths = arguments.files or sorted(Path("docs/scores").glob("*.json"))
@@ -176,7 +176,7 @@ def run_results(arguments: argparse.Namespace) -> int:
 
 
 def run_import(arguments: argparse.Namespace) -> int:
-    from manzano.eval.from_lmms_eval import from_lmms_eval
+    from manzano.eval.results.from_lmms_eval import from_lmms_eval
     from manzano.eval.scores import write_scores
 
     write_scores(from_lmms_eval(arguments.results, arguments.model), arguments.output)

@@ -11,7 +11,7 @@ import pyarrow
 from PIL import Image
 from pyarrow import parquet
 
-from manzano.eval.text_rich_tasks import OCRBENCH_PARTS
+from manzano.eval.text_rich.tasks import OCRBENCH_PARTS
 from tests.tiny import drawing
 
 SPLITS = {"chartqa": "test", "ocrbench": "test"}

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from benchmarks.ablation import main
 from manzano.data_mix.build import build_demo
-from manzano.eval import read_out
-from manzano.eval.ablation import ARMS, DRAWN, READ
-from manzano.eval.ablation_table import Estimate, difference, summary, tables
+from manzano.eval.ablation import read_out
+from manzano.eval.ablation.arms import ARMS, DRAWN, READ
+from manzano.eval.ablation.table import Estimate, difference, summary, tables
 from manzano.eval.understanding import MAX_QUESTIONS
 from manzano.training import config as configuration
 

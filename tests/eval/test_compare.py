@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from manzano.cli import main
-from manzano.eval.compare import Comparison, Difference, compare, sign_flip_test
+from manzano.eval.results.compare import Comparison, Difference, compare, sign_flip_test
 from manzano.eval.scores import Score, ScoreFile, TaskScores, mean_score, write_scores
 
 TRUTH = 0.1

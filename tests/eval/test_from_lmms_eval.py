@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from manzano.cli import main
-from manzano.eval.compare import compare
-from manzano.eval.from_lmms_eval import from_lmms_eval, own_score
+from manzano.eval.results.compare import compare
+from manzano.eval.results.from_lmms_eval import from_lmms_eval, own_score
 from manzano.eval.scores import read_scores
 
 STAMP = "20260131_040000"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from manzano.eval.hub_rows import HubRows, strings
+from manzano.eval.text_rich.hub_rows import HubRows, strings
 from tests.eval.hub_data import encoded, rows, write_parquet, write_shard
 from tests.tiny import drawing
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from manzano.cli import main
 from manzano.eval.commands import model_name
-from manzano.eval.layouts.layout import cells, grid
-from manzano.eval.layouts.registry import LAYOUTS, read_items
+from manzano.eval.pictures.layouts.layout import cells, grid
+from manzano.eval.pictures.layouts.registry import LAYOUTS, read_items
 from tests import benchmarks
 from tests.tiny import drawing
 

@@ -8,11 +8,11 @@ import re
 import pytest
 from PIL import Image
 
-from manzano.eval.asking import ask
-from manzano.eval.mistakes import MISTAKES, RIGHT, SIDE, sample, shown, write_mistakes
 from manzano.eval.scores import ScoreFile, TaskScores
-from manzano.eval.text_rich import scores
-from manzano.eval.text_rich_data import open_benchmarks
+from manzano.eval.text_rich.asking import ask
+from manzano.eval.text_rich.data import open_benchmarks
+from manzano.eval.text_rich.mistakes import MISTAKES, RIGHT, SIDE, sample, shown, write_mistakes
+from manzano.eval.text_rich.suite import scores
 from tests.eval.hub_data import encoded, rows, write_shard
 from tests.tiny import drawing
 

@@ -7,9 +7,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from manzano.cli import main
 from manzano.eval import concepts
-from manzano.eval.layouts.registry import LAYOUTS, read_items
-from manzano.eval.picture_files import write
-from manzano.eval.picture_judges import JUDGES, concept_prompts
+from manzano.eval.pictures.files import write
+from manzano.eval.pictures.judges import JUDGES, concept_prompts
+from manzano.eval.pictures.layouts.registry import LAYOUTS, read_items
 from manzano.eval.scores import read_scores
 
 

@@ -15,8 +15,8 @@ import pytest
 from manzano.cli import main
 from manzano.data_mix.images import load_image
 from manzano.drawing import DrawingSettings
-from manzano.eval.picture_judges import JUDGES
-from manzano.eval.picture_suites import seed_of
+from manzano.eval.pictures.judges import JUDGES
+from manzano.eval.pictures.suite import seed_of
 from manzano.eval.scores import mean_score, read_scores
 from manzano.pipeline import ManzanoPipeline
 from tests import benchmarks

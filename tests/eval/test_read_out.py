@@ -6,9 +6,9 @@ import torch
 from manzano.data_mix.sizes import nearest_ratio
 from manzano.data_mix.sources import glyphs
 from manzano.drawing import DrawingSettings, seeded
-from manzano.eval import read_out
-from manzano.eval.read_out import CHANCE, PLACES, UNSEEN, numbers, train_read_out, true_ids
-from manzano.eval.speaker import Speaker
+from manzano.eval.ablation import read_out
+from manzano.eval.ablation.read_out import CHANCE, PLACES, UNSEEN, numbers, train_read_out, true_ids
+from manzano.eval.ablation.speaker import Speaker
 from tests.tiny import drawing, tiny_pipeline, tiny_vision
 
 

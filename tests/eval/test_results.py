@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from manzano.cli import main
-from manzano.eval.results import PAPER, results_page
+from manzano.eval.results.page import PAPER, results_page
 from manzano.eval.scores import Score, ScoreFile, TaskScores, read_scores, write_scores
 
 ROOT = Path(__file__).parents[2]

@@ -14,11 +14,11 @@ import torch
 
 from manzano.answering import AnswerSettings, Message
 from manzano.cli import main
-from manzano.eval.asking import ask, wrong_pictures
 from manzano.eval.scores import read_scores
-from manzano.eval.text_rich import scores
-from manzano.eval.text_rich_data import open_benchmarks
-from manzano.eval.text_rich_tasks import TASKS
+from manzano.eval.text_rich.asking import ask, wrong_pictures
+from manzano.eval.text_rich.data import open_benchmarks
+from manzano.eval.text_rich.suite import scores
+from manzano.eval.text_rich.tasks import TASKS
 from manzano.pipeline import ManzanoPipeline
 from tests.eval.hub_data import rows, write_parquet, write_shard
 from tests.tiny import drawing, tiny_pipeline

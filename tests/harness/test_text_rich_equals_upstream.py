@@ -7,7 +7,7 @@ import lmms_eval
 import pytest
 import yaml
 
-from manzano.eval.text_rich_tasks import TASKS
+from manzano.eval.text_rich.tasks import TASKS
 
 FOLDER = Path(lmms_eval.__file__).parent / "tasks"
 FILES = {

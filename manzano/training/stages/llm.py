@@ -22,8 +22,8 @@ from manzano.card import write_card
 from manzano.configuration import ManzanoConfig
 from manzano.data_mix.encoders import SequenceBatch, SequenceEncoder
 from manzano.data_mix.schema import read_samples
-from manzano.eval.asking import quick_scores
-from manzano.eval.text_rich_data import open_benchmarks
+from manzano.eval.text_rich.asking import quick_scores
+from manzano.eval.text_rich.data import open_benchmarks
 from manzano.llm.backbone import build_language_model
 from manzano.llm.image_rows import init_image_rows
 from manzano.llm.loss import count_targets

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from manzano.answering import answer
-from manzano.eval.asking import ask
-from manzano.eval.text_rich_data import open_benchmarks
+from manzano.eval.text_rich.asking import ask
+from manzano.eval.text_rich.data import open_benchmarks
 from manzano.training import config as configuration
 from manzano.training import random_state
 from manzano.training.loop import train

@@ -14,14 +14,14 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from manzano.eval.asking import Chat, ask, wrong_pictures
 from manzano.eval.floors import always_the_same, blind_guess
-from manzano.eval.mistakes import write_mistakes
 from manzano.eval.provenance import environment, model_record
 from manzano.eval.samples import Record, SampleLog, run_logged
 from manzano.eval.scores import Score, ScoreFile, TaskScores, mean_score, write_scores
-from manzano.eval.text_rich_data import Benchmark, open_benchmarks
-from manzano.eval.text_rich_tasks import TextRichTask
+from manzano.eval.text_rich.asking import Chat, ask, wrong_pictures
+from manzano.eval.text_rich.data import Benchmark, open_benchmarks
+from manzano.eval.text_rich.mistakes import write_mistakes
+from manzano.eval.text_rich.tasks import TextRichTask
 from manzano.pipeline import ManzanoPipeline
 
 

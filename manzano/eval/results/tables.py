@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from manzano.eval.compare import LEVEL, Change, Comparison, Difference, shown
+from manzano.eval.results.compare import LEVEL, Change, Comparison, Difference, shown
 
 STYLES = {"better": "green", "worse": "red", "within noise": "dim"}
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from manzano.eval.ablation.read_out import CHANCE, drawn
+from manzano.eval.ablation.speaker import Speaker
 from manzano.eval.provenance import fingerprint
-from manzano.eval.read_out import CHANCE, drawn
 from manzano.eval.record import write_atomically
-from manzano.eval.speaker import Speaker
 from manzano.eval.understanding import understanding
 from manzano.training import random_state, run
 from manzano.training.command_line import parse

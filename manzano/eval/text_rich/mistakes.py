@@ -16,7 +16,7 @@ from pathlib import Path
 from manzano.eval.record import write_atomically
 from manzano.eval.samples import Record
 from manzano.eval.scores import ScoreFile, TaskScores
-from manzano.eval.text_rich_data import Benchmark
+from manzano.eval.text_rich.data import Benchmark
 
 MISTAKES, RIGHT = 120, 30
 SIDE = 768

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from manzano.data_mix.images import ImageSource
-from manzano.eval.layouts import tables
-from manzano.eval.layouts.layout import (
+from manzano.eval.pictures.layouts import tables
+from manzano.eval.pictures.layouts.layout import (
     Item,
     Layout,
     file_name,

@@ -6,7 +6,7 @@ folder    PROMPT_ID.png
 
 from pathlib import Path
 
-from manzano.eval.layouts.layout import Item, Layout, has, read_json, words
+from manzano.eval.pictures.layouts.layout import Item, Layout, has, read_json, words
 
 NAMES = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
 

@@ -6,8 +6,8 @@ folder    STEM.png, four pictures of side R as a 2 x 2 grid of side 2R
 
 from pathlib import Path
 
-from manzano.eval.layouts.layout import Item, Layout, file_name, grid, read_text
-from manzano.eval.layouts.t2i_compbench import T2ICompBench
+from manzano.eval.pictures.layouts.layout import Item, Layout, file_name, grid, read_text
+from manzano.eval.pictures.layouts.t2i_compbench import T2ICompBench
 
 
 class DPG(Layout):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from manzano.answering import AnswerSettings, Message
-from manzano.eval.hub_rows import strings
 from manzano.eval.samples import Record, each
-from manzano.eval.text_rich_data import Benchmark
-from manzano.eval.text_rich_tasks import TextRichTask
+from manzano.eval.text_rich.data import Benchmark
+from manzano.eval.text_rich.hub_rows import strings
+from manzano.eval.text_rich.tasks import TextRichTask
 
 logger = logging.getLogger(__name__)
 

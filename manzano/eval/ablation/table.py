@@ -10,7 +10,7 @@ from math import sqrt
 from statistics import mean, stdev
 from typing import Any
 
-from manzano.eval.ablation import ARMS, BASELINE
+from manzano.eval.ablation.arms import ARMS, BASELINE
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t at 97.5 %, of 1, 2, ... degrees of freedom."""

@@ -8,7 +8,7 @@ import csv
 import io
 from pathlib import Path
 
-from manzano.eval.layouts.layout import Item, Layout, file_name, grid, read_text
+from manzano.eval.pictures.layouts.layout import Item, Layout, file_name, grid, read_text
 
 CLASSES = {
     "Anime_Stylization": "anime",

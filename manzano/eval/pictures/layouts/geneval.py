@@ -6,7 +6,7 @@ folder    00000/metadata.jsonl, the line itself; 00000/samples/0000.png to 0003.
 
 from pathlib import Path
 
-from manzano.eval.layouts.layout import Item, Layout, has, read_json_lines, words
+from manzano.eval.pictures.layouts.layout import Item, Layout, has, read_json_lines, words
 
 
 class GenEval(Layout):

@@ -9,7 +9,7 @@ The scorers read the prompt off the file's name up to the first "_", and the num
 import re
 from pathlib import Path
 
-from manzano.eval.layouts.layout import LONGEST_NAME, Item, Layout, read_text
+from manzano.eval.pictures.layouts.layout import LONGEST_NAME, Item, Layout, read_text
 
 BLIP = (
     "cd BLIPvqa_eval && python BLIP_vqa.py --out_dir={folder}/",

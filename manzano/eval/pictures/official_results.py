@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from manzano.eval.layouts.layout import read_json, read_json_lines, read_text
-from manzano.eval.layouts.t2i_compbench import CATEGORIES
+from manzano.eval.pictures.layouts.layout import read_json, read_json_lines, read_text
+from manzano.eval.pictures.layouts.t2i_compbench import CATEGORIES
 from manzano.eval.samples import Record
 from manzano.eval.scores import Score, mean_score, read_scores, write_scores
 

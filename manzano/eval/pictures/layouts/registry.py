@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from manzano.eval.layouts.dpg import DPG
-from manzano.eval.layouts.gedit import GEdit
-from manzano.eval.layouts.geneval import Concepts, GenEval
-from manzano.eval.layouts.imgedit import ImgEdit
-from manzano.eval.layouts.layout import Item, Layout
-from manzano.eval.layouts.oneig import OneIG
-from manzano.eval.layouts.t2i_compbench import T2ICompBench
-from manzano.eval.layouts.wise import WISE
+from manzano.eval.pictures.layouts.dpg import DPG
+from manzano.eval.pictures.layouts.gedit import GEdit
+from manzano.eval.pictures.layouts.geneval import Concepts, GenEval
+from manzano.eval.pictures.layouts.imgedit import ImgEdit
+from manzano.eval.pictures.layouts.layout import Item, Layout
+from manzano.eval.pictures.layouts.oneig import OneIG
+from manzano.eval.pictures.layouts.t2i_compbench import T2ICompBench
+from manzano.eval.pictures.layouts.wise import WISE
 
 LAYOUTS: dict[str, type[Layout]] = {
     layout.suite: layout

@@ -21,8 +21,8 @@ from manzano.data_mix.schema import read_samples
 from manzano.data_mix.sources import glyphs
 from manzano.data_mix.transforms import pixel_transform
 from manzano.eval import glyph_judge
+from manzano.eval.ablation.speaker import Speaker
 from manzano.eval.batches import batches
-from manzano.eval.speaker import Speaker
 from manzano.tokenizer.hybrid import HybridTokenizer
 
 COLOURS = [*glyphs.COLOURS, *glyphs.MORE_COLOURS]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from manzano.data_mix.images import load_image
-from manzano.eval.layouts.layout import Item, Layout, cells, read_text
+from manzano.eval.pictures.layouts.layout import Item, Layout, cells, read_text
 from manzano.eval.record import write_atomically
 from manzano.eval.scores import Score, mean_score
 

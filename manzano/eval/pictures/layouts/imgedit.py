@@ -9,7 +9,7 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-from manzano.eval.layouts.layout import Item, Layout, file_name, has, read_json, words
+from manzano.eval.pictures.layouts.layout import Item, Layout, file_name, has, read_json, words
 
 
 class ImgEdit(Layout):

@@ -19,11 +19,11 @@ from rich import get_console
 from manzano.configuration import ManzanoConfig
 from manzano.data_mix.images import ImageSource, load_image
 from manzano.drawing import DrawingSettings
-from manzano.eval.layouts.layout import Item, Layout
-from manzano.eval.layouts.registry import LAYOUTS, read_items
-from manzano.eval.official_results import read_results
-from manzano.eval.picture_files import is_whole, write
-from manzano.eval.picture_judges import JUDGES, Scores, concept_prompts
+from manzano.eval.pictures.files import is_whole, write
+from manzano.eval.pictures.judges import JUDGES, Scores, concept_prompts
+from manzano.eval.pictures.layouts.layout import Item, Layout
+from manzano.eval.pictures.layouts.registry import LAYOUTS, read_items
+from manzano.eval.pictures.official_results import read_results
 from manzano.eval.provenance import environment, fingerprint, model_name, model_record
 from manzano.eval.samples import Record, SampleLog, each, run_logged
 from manzano.eval.scores import ScoreFile, TaskScores, write_scores

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manzano.eval.hub_rows import HubRows
 from manzano.eval.provenance import fingerprint
-from manzano.eval.text_rich_tasks import TASKS, TextRichTask
+from manzano.eval.text_rich.hub_rows import HubRows
+from manzano.eval.text_rich.tasks import TASKS, TextRichTask
 
 
 @dataclass(frozen=True, kw_only=True)

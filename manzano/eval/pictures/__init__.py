@@ -1,0 +1,1 @@
+"""Benchmarks of drawing and editing, in the folders of their official scorers."""

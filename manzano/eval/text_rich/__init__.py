@@ -1,0 +1,1 @@
+"""Text-rich benchmarks from local files."""
