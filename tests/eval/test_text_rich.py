@@ -62,7 +62,7 @@ def records(output: Path, name: str) -> list[dict]:
     ("name", "words", "tokens"),
     [
         ("chartqa", "what is number 1?\nAnswer the question with a single word.", 16),
-        ("textvqa", f"What is number 1?{PHRASE}", 64),
+        ("textvqa", f"What is number 1?{PHRASE}", 1024),
         ("docvqa", f"what is number 1?{PHRASE}", 32),
         ("infovqa", f"what is number 1?{PHRASE}", 32),
         ("ocrbench", "what is number 1?", 128),

@@ -176,16 +176,16 @@ def every_task() -> Any:
 
 def evaluate(
     data: Path, tasks: str, model_args: str, out: Path, *, task_manager: Any = None,
-    process_with_media: bool = False, **settings: Any,
+    process_with_media: bool = False, model: str = "manzano", **settings: Any,
 ) -> Outcome:  # fmt: skip
-    """lmms-eval's evaluator on the model "manzano", in the folder of the data."""
+    """lmms-eval's evaluator on a model of it, in the folder of the data."""
     from lmms_eval.evaluator import simple_evaluate
 
     flags = Namespace(output_path=str(out), process_with_media=process_with_media)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(data)
         found = simple_evaluate(
-            model="manzano", model_args=model_args, tasks=tasks.split(","), device="cpu",
+            model=model, model_args=model_args, tasks=tasks.split(","), device="cpu",
             task_manager=task_manager or every_task(), cli_args=flags, **settings,
         )  # fmt: skip
     return Outcome(found["results"], found["samples"])

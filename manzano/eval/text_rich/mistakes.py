@@ -82,11 +82,12 @@ def picture(benchmark: Benchmark, place: int) -> str | None:
 
 def render(scores: ScoreFile, samples: Sequence[Record]) -> str:
     """The whole HTML document."""
-    package = files("manzano.eval")
-    style, script = (
-        "".join(package.joinpath(name).read_text(encoding="utf-8") for name in names)
-        for names in (("report.css", "mistakes.css"), ("mistakes.js",))
+    house, own = files("manzano.eval"), files("manzano.eval.text_rich")
+    style = "".join(
+        (folder / name).read_text(encoding="utf-8")
+        for folder, name in ((house, "report.css"), (own, "mistakes.css"))
     )
+    script = (own / "mistakes.js").read_text(encoding="utf-8")
     data = json.dumps(samples, ensure_ascii=False).replace("</", "<\\/")
     tasks = "".join(f"<option>{escape(name)}</option>" for name in scores.tasks)
     rows = "".join(task_row(name, task) for name, task in scores.tasks.items())
