@@ -33,7 +33,8 @@ def commands(word: str) -> list[list[str]]:
         for block in blocks(page.read_text(encoding="utf-8"), "bash")
         for line in block.replace("\\\n", " ").splitlines()
     ]
-    return [line[line.index(word) + 1 :] for line in lines if word in line]
+    ran = [line for line in lines if word in line and line[line.index(word) - 1] != "--model"]
+    return [line[line.index(word) + 1 :] for line in ran]
 
 
 PYTHON = [block for page in PAGES for block in blocks(page.read_text("utf-8"), "python")]
