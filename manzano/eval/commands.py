@@ -17,6 +17,7 @@ SUITES = {
     "concepts": "manzano.eval.pictures.suite",
     "gedit": "manzano.eval.pictures.suite",
     "imgedit": "manzano.eval.pictures.suite",
+    "held-out": "manzano.eval.held_out.suite",
 }
 """The module of each suite; its `run(arguments)` returns the path of the score file it wrote."""
 
@@ -37,6 +38,7 @@ def add_eval_commands(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
     add_question_arguments(evaluate)
     add_drawing_arguments(evaluate)
+    add_held_out_arguments(evaluate)
     evaluate.set_defaults(run=run_eval)
     add_score_file_commands(commands)
 
@@ -47,7 +49,8 @@ def add_question_arguments(evaluate: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", type=Path, metavar="DIR",
         help="folder with a sub-folder for each benchmark, of parquet files or WebDataset shards "
-        "with the hub's columns; of one task it may be the folder itself",
+        "with the hub's columns; of one task it may be the folder itself. For held-out: a folder "
+        "with test-*.tar, as `manzano data` makes it",
     )  # fmt: skip
     group.add_argument(
         "--tasks", nargs="+", default=(), metavar="TASK",
@@ -96,6 +99,27 @@ def add_drawing_arguments(evaluate: argparse.ArgumentParser) -> None:
         help="how far the decoder keeps to the picture that is edited (default 1: no guidance)",
     )  # fmt: skip
     pictures.add_argument("--steps", type=int, default=20, help="steps of the decoder (default 20)")
+
+
+def add_held_out_arguments(evaluate: argparse.ArgumentParser) -> None:
+    """What held-out drawings and edits are scored by."""
+    group = evaluate.add_argument_group("held-out")
+    group.add_argument(
+        "--text", action="store_true",
+        help="read what drawings say by two OCR engines, where the prompt has it in quotes",
+    )  # fmt: skip
+    group.add_argument(
+        "--lpips", type=Path, metavar="FILE",
+        help="torchvision's weights of the network of LPIPS, the distance from the true picture",
+    )  # fmt: skip
+    group.add_argument(
+        "--lpips-network", choices=("alex", "vgg", "squeeze"), default="alex",
+        help="which network that file holds (default: alex)",
+    )  # fmt: skip
+    group.add_argument(
+        "--inception", type=Path, metavar="FILE",
+        help="torch-fidelity's weights of Inception, for FID and KID",
+    )  # fmt: skip
 
 
 def add_score_file_commands(commands: argparse._SubParsersAction) -> None:

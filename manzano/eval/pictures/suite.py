@@ -46,20 +46,9 @@ def run(arguments: Namespace) -> Path:
     items = read_items(layout, arguments.limit)
     check_can_draw(Path(arguments.model))
     model = model_record(arguments.model)
-    pipeline = ManzanoPipeline.from_pretrained(arguments.model, device=arguments.device)
-    artist = Artist(
-        pipeline=pipeline, layout=layout, output=arguments.output, seed=arguments.seed,
-        size=checked_size(arguments, layout, pipeline), settings=drawing_settings(arguments),
-        batch_size=arguments.batch_size,
-    )  # fmt: skip
     data = data_record(layout, arguments.limit)
-    log = SampleLog(
-        arguments.output / f"{layout.suite}.jsonl",
-        {"model": model["sha256"], "data": data, "seed": arguments.seed, **artist.record()},
-        batch_size=max(1, arguments.batch_size // layout.per_prompt),
-    )
-    artist.mend(items, log)
-    records = run_logged(items, log, artist.make, layout.suite)
+    artist, log = draw_all(arguments, layout, items, model, data)
+    records = log.records
     judged = judge(items, layout)
     write_scores(
         ScoreFile(
@@ -73,6 +62,32 @@ def run(arguments: Namespace) -> Path:
     return scores
 
 
+def draw_all(
+    arguments: Namespace, layout: Layout, items: Sequence[Item], model: Record, data: Record
+) -> tuple["Artist", SampleLog]:
+    """Draws what is not drawn yet; returns who drew it, and the log with a record of each item.
+
+    Raises:
+        ValueError: if a size cannot be painted or scored, or other settings began the log.
+    """
+    if arguments.batch_size < 1:
+        raise ValueError(f"--batch-size must be 1 or more, got {arguments.batch_size}")
+    pipeline = ManzanoPipeline.from_pretrained(arguments.model, device=arguments.device)
+    artist = Artist(
+        pipeline=pipeline, layout=layout, output=arguments.output, seed=arguments.seed,
+        size=checked_size(arguments, layout, pipeline), settings=drawing_settings(arguments),
+        batch_size=arguments.batch_size,
+    )  # fmt: skip
+    log = SampleLog(
+        arguments.output / f"{layout.suite}.jsonl",
+        {"model": model["sha256"], "data": data, "seed": arguments.seed, **artist.record()},
+        batch_size=max(1, arguments.batch_size // layout.per_prompt),
+    )
+    artist.mend(items, log)
+    run_logged(items, log, artist.make, layout.suite)
+    return artist, log
+
+
 def open_layout(arguments: Namespace) -> Layout:
     """The layout of a suite, for these arguments.
 
@@ -80,8 +95,6 @@ def open_layout(arguments: Namespace) -> Layout:
         ValueError: if an argument is missing, or makes no sense for this suite.
     """
     kind, prompts = LAYOUTS[arguments.suite], arguments.prompts
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size must be 1 or more, got {arguments.batch_size}")
     if prompts is None and arguments.suite == "concepts":
         prompts = concept_prompts(arguments.output / "prompts.jsonl")
     if prompts is None:
@@ -203,7 +216,10 @@ class Artist:
         seeds = [seed_of(self.seed, item.prompt, index) for item, index in units]
         sources: list[ImageSource] = [item.image() for item, _ in units if item.image]
         if sources:
-            return self.pipeline.edit_batch(sources, prompts, seed=seeds, settings=self.settings)
+            masks = [item.mask() if item.mask else None for item, _ in units]
+            return self.pipeline.edit_batch(
+                sources, prompts, masks=masks, seed=seeds, settings=self.settings
+            )
         height, width = self.size
         return self.pipeline.draw_batch(
             prompts, height=height, width=width, seed=seeds, settings=self.settings

@@ -31,6 +31,8 @@ class Item:
     """Among the items of its task, from 0."""
     image: Callable[[], ImageSource] | None = None
     """Gives the picture to be edited; None for a drawing."""
+    mask: Callable[[], ImageSource] | None = None
+    """Gives where the picture may change, white; None: anywhere."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Its record as the benchmark ships it."""
     problem: str = ""

@@ -1,0 +1,1 @@
+"""Drawings and edits of held-out samples, scored by their true pictures."""
