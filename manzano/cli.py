@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"manzano {arguments.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = arguments.command == "demo"
+        goes_on = arguments.command in ("demo", "eval")
         print("\nstopped" + "; the same command goes on where it was" * goes_on, file=sys.stderr)
         return 130
 

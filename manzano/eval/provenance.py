@@ -16,12 +16,14 @@ PACKAGES = (
 )  # fmt: skip
 """Packages on which a figure may depend."""
 
-NOT_WEIGHTS = ("README.md", "LICENSE", ".gitattributes")
+NOT_WEIGHTS = ("README.md", "LICENSE")
 """Files of a model folder that change nothing in what the model does."""
 
 
 def fingerprint(*paths: Path, without: Collection[str] = ()) -> str:
-    """SHA-256 of the names and contents of files, and of all files in folders.
+    """SHA-256 of the contents of files, and of names and contents of all files in folders.
+
+    Hidden files do not count: a download leaves some with dates in them (.cache), git others.
 
     Args:
         without: names of files that do not count.
@@ -35,7 +37,8 @@ def fingerprint(*paths: Path, without: Collection[str] = ()) -> str:
             raise FileNotFoundError(f"there is no {path}")
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in filter(Path.is_file, files):
-            if file.name in without:
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if hidden or file.name in without:
                 continue
             digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
             with file.open("rb") as opened:

@@ -7,7 +7,7 @@ import pytest
 
 from manzano.cli import main
 from manzano.eval.results.compare import compare
-from manzano.eval.results.from_lmms_eval import from_lmms_eval, own_score
+from manzano.eval.results.from_lmms_eval import from_lmms_eval, own_score, unasked_device
 from manzano.eval.scores import read_scores
 
 STAMP = "20260131_040000"
@@ -178,6 +178,12 @@ def test_what_cannot_be_imported_is_refused(tmp_path, model, monkeypatch):
     path.with_name(f"{STAMP}_samples_chartqa.jsonl").unlink()
     with pytest.raises(ValueError, match="with --log_samples"):
         from_lmms_eval(path, model)
+
+
+def test_a_run_that_asked_for_no_device_was_on_the_gpu_where_there_is_one(monkeypatch):
+    for gpu, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        assert (unasked_device("lmms-eval"), unasked_device("server")) == (device, "cpu")
 
 
 @pytest.mark.parametrize("value", ["text", None, {"answer": 1}, {"score": "high"}])

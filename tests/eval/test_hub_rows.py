@@ -1,7 +1,9 @@
 """Rows in the hub's columns: read in any order from either kind of file; faults are said."""
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from manzano.eval.text_rich.hub_rows import HubRows, strings
 from tests.eval.hub_data import encoded, rows, write_parquet, write_shard
@@ -26,17 +28,22 @@ def test_rows_come_back_in_any_order(tmp_path, kind):
     assert found.name(7).rpartition(":")[2] == ("1" if kind == "parquet" else "7")
 
 
-def test_a_picture_may_be_a_file_beside(tmp_path):
-    content = rows("chartqa", 2)
-    folder = write_parquet(tmp_path, "chartqa", content, files=1)
-    (folder / "own.png").write_bytes(encoded(drawing(5)))
-    import pyarrow
-    from pyarrow import parquet
+def test_a_picture_beside_the_file_is_refused_for_no_hash_knows_of_it(tmp_path):
+    (tmp_path / "own.png").write_bytes(encoded(drawing(5)))
+    row = rows("chartqa", 1)[0] | {"image": {"bytes": None, "path": "own.png"}}
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match="not in the file, which has but its path, 'own.png'"):
+        HubRows(tmp_path, "test", COLUMNS).picture(0)
 
-    table = [row | {"image": {"bytes": None, "path": "own.png"}} for row in content]
-    parquet.write_table(pyarrow.Table.from_pylist(table), folder / "test-00000-of-00001.parquet")
+
+def test_a_sample_with_half_a_character_fails_alone(tmp_path):
+    content = rows("chartqa", 2)
+    content[0]["question"] = "a \ud800"
+    write_shard(tmp_path, "chartqa", content)
     found = HubRows(tmp_path, "test", COLUMNS)
-    assert found.picture(1).tobytes() == drawing(5).tobytes()
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        found.row(0)
+    assert found.row(1)["question"] == content[1]["question"]
 
 
 def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path):

@@ -28,6 +28,8 @@ def test_a_model_is_known_by_its_weights_and_not_by_its_card(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     (tmp_path / "two" / "README.md").write_text("a card")
+    (tmp_path / "two" / ".cache").mkdir()
+    (tmp_path / "two" / ".cache" / "model.safetensors.metadata").write_text("loaded at noon")
     one, two = model_record(tmp_path / "one"), model_record(tmp_path / "two")
     assert one["sha256"] == two["sha256"] and one["name"] == "one"
     assert one["config"]["model_type"] == "manzano"

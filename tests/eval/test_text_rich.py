@@ -164,6 +164,18 @@ def test_one_faulty_sample_of_each_kind_fails_alone(tmp_path, model):
         assert isinstance(harmed[place]["answer"], str)
 
 
+def test_what_nobody_can_score_counts_as_wrong_for_the_floors_too(tmp_path):
+    content = rows("textvqa", 4)
+    for place, row in enumerate(content):
+        row["answers"] = [["1"] * 10, ["1"] * 10, ["1"], None][place]
+    write_shard(tmp_path / "textvqa", "textvqa", content)
+    (benchmark,) = open_benchmarks(tmp_path)
+    records = ask(benchmark, lambda said, settings: ["1"] * len(said), range(4))
+    assert ["error" in record for record in records] == [False, False, True, True]
+    found = scores(benchmark.task, records)["exact_match"]
+    assert (found.value, found.floors["majority"], found.floors["question_only"]) == (0.5, 0.5, 0.5)
+
+
 def test_a_benchmark_of_which_nothing_can_be_asked_is_an_error(tmp_path, model, capsys):
     content = [row | {"image": None} for row in rows("chartqa", 4)]
     write_shard(tmp_path / "chartqa", "chartqa", content)

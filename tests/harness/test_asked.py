@@ -53,14 +53,14 @@ def test_words_and_pictures_keep_their_order():
         {"type": "text", "text": ""}, {"type": "text", "text": "\nand say."},
     ]  # fmt: skip
     [turn] = conversation([{"role": "user", "content": content}])
-    assert (turn.role, turn.content) == ("user", ("See", picture, "and say."))
+    assert (turn.role, turn.content) == ("user", (" See ", picture, "\nand say."))
 
 
 def test_words_of_the_system_stand_before_the_users():
     said = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Why?")]
     messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
     assert [(turn.role, turn.content) for turn in conversation(messages)] == [
-        ("user", ("Be brief.", "Hi")), ("assistant", ("Hello",)), ("user", ("Why?",)),
+        ("user", ("Be brief.", "\n", "Hi")), ("assistant", ("Hello",)), ("user", ("Why?",)),
     ]  # fmt: skip
 
 

@@ -54,8 +54,8 @@ def _leave_out(name: str, value: str) -> None:
 
 
 def conversation(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """lmms-eval's messages as Manzano's. Words of the system, which Manzano's chat does not know,
-    stand before the user's next ones.
+    """lmms-eval's messages as Manzano's, words as they are. Those of the system, which Manzano's
+    chat does not know, stand on lines of their own before the user's next ones.
 
     Raises:
         ValueError: for pictures that cannot be read, and for videos and sounds.
@@ -64,7 +64,7 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     for message in ChatMessages(messages=list(messages)).messages:  # pyright: ignore
         content = [part for part in map(_part, message.content) if part != ""]
         if message.role == "system":
-            before += content
+            before += [*content, "\n"]
         else:
             turns.append(Message(message.role, (*before, *content)))
             before = []
@@ -73,7 +73,7 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 
 def _part(content: Any) -> str | Image.Image:
     if content.type == "text":
-        return content.text.strip()
+        return content.text
     if content.type == "image":
         return load_image(content.url)
     raise ValueError(f"Manzano reads words and pictures, and was given a {content.type}")

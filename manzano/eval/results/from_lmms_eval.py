@@ -52,20 +52,21 @@ def from_lmms_eval(results: Path, model: Path) -> ScoreFile:
         asked, configs = run["config"], run["configs"]
         arguments = model_arguments(asked.get("model_args"))
         command = asked.get("resolved_cli_args") or {}
+        way = "server" if "openai" in str(asked["model"]) else "lmms-eval"
         zone = ZoneInfo(command.get("timezone") or "Asia/Singapore")  # lmms-eval's default
         started = datetime.strptime(run["date"], "%Y%m%d_%H%M%S").replace(tzinfo=zone)
         return ScoreFile(
             suite="lmms-eval",
             model=model_record(model),
             environment=environment(
-                device_here(arguments.get("device") or asked.get("device") or "cpu"),
+                device_here(arguments.get("device") or asked.get("device") or unasked_device(way)),
                 packages=("lmms-eval",),
             ),
             seed=int(asked["torch_seed"]),
             tasks={NAMES.get(t) or t: task_scores(t, run, arguments, path) for t in configs},
             started=started.astimezone(timezone.utc).isoformat(),
             wall_seconds=float(run["total_evaluation_time_seconds"]),
-            way="server" if "openai" in str(asked["model"]) else "lmms-eval",
+            way=way,
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no results file of lmms-eval 0.7: {error!r}") from error
@@ -80,6 +81,11 @@ def results_file(path: Path) -> Path:
         names = ", ".join(sorted(str(p) for p in found)) or "none"
         raise ValueError(f"{path} must hold one DATE_results.json of lmms-eval, found: {names}")
     return found[0]
+
+
+def unasked_device(way: str) -> str:
+    """Where a model runs if no device is asked for: the plug-in takes a GPU, a server does not."""
+    return "cuda" if way == "lmms-eval" and torch.cuda.is_available() else "cpu"
 
 
 def device_here(device: Any) -> str:

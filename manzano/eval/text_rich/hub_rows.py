@@ -26,7 +26,7 @@ PICTURES = ("png", "jpg", "jpeg", "webp")
 
 
 class ParquetRows:
-    """The rows of a parquet file; a picture is a struct of "bytes" and "path"."""
+    """The rows of a parquet file; a picture is a struct of "bytes" and "path", its old name."""
 
     def __init__(self, path: Path):
         try:
@@ -86,6 +86,7 @@ class ShardRows:
         files = self.samples[key]
         try:
             columns = json.loads(self.read(files["json"]))
+            json.dumps(columns, ensure_ascii=False).encode()  # refuses halves of characters
         except KeyError:
             raise ValueError(f"sample {key} of {self.path} has no .json") from None
         except ValueError as error:
@@ -164,7 +165,7 @@ class HubRows:
         Raises:
             ValueError: if it is missing or cannot be read.
         """
-        return picture(self.row(index), self.place(index)[0].path.parent)
+        return picture(self.row(index))
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
@@ -183,15 +184,20 @@ def find_files(folder: Path, split: str) -> list[Path]:
     return found
 
 
-def picture(row: Mapping[str, Any], folder: Path) -> Image.Image:
-    """The picture of a row: bytes, or a struct of bytes and of a path that begins in `folder`."""
+def picture(row: Mapping[str, Any]) -> Image.Image:
+    """The picture of a row: bytes, or a struct of bytes and a path. The path alone will not do: the
+    hash of the data would know nothing of such a picture."""
     source = row.get("image")
     if isinstance(source, Mapping):
-        path = source.get("path")
-        source = source.get("bytes") or (path and folder / path)
+        if source.get("path") and not source.get("bytes"):
+            raise ValueError(
+                f"the picture is not in the file, which has but its path, {source['path']!r:.80}: "
+                "write its bytes into the file"
+            )
+        source = source.get("bytes")
     if not source:
         raise ValueError("there is no picture")
-    if not isinstance(source, bytes | Path):
+    if not isinstance(source, bytes):
         raise ValueError(f"the picture is a {type(source).__name__}: give the bytes of a file")
     return load_image(source)
 

@@ -51,8 +51,10 @@ def scores(
 def floors(
     task: TextRichTask, records: Sequence[Record], blind: Mapping[str, float]
 ) -> dict[str, float]:
-    """What the same records reach without their pictures."""
-    known = [r for r in records if r.get("references") and isinstance(r.get("question"), str)]
+    """What the same records reach without their pictures; what nobody can score counts as wrong,
+    as it does for the model."""
+    known = [record for record in records if is_scorable(task, record)]
+    share = len(known) / len(records)
 
     def score(guess: str, place: int) -> float:
         return task.score(guess, known[place]["references"], known[place]["columns"])
@@ -61,11 +63,22 @@ def floors(
     found = {}
     if known:
         questions = [record["question"] for record in known]
-        found["majority"] = always_the_same(references, score)
-        found["question_only"] = blind_guess(questions, references, score)
+        found["majority"] = share * always_the_same(references, score)
+        found["question_only"] = share * blind_guess(questions, references, score)
     if blind:
         found["shuffled_images"] = sum(blind[r["key"]] for r in records) / len(records)
     return found
+
+
+def is_scorable(task: TextRichTask, record: Record) -> bool:
+    """Whether an answer to it could be right: its references are there, and enough of them."""
+    if "references" not in record:
+        return False
+    try:
+        task.score("", record["references"], record["columns"])
+    except ValueError:
+        return False
+    return True
 
 
 def run(arguments: argparse.Namespace) -> Path:
