@@ -169,7 +169,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: if one is no JSON.
     """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    # Not splitlines: a string in JSON may hold U+2028 and the like as they are.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
                 yield line, json.loads(line)
