@@ -129,9 +129,10 @@ def file_name(name: str, suffix: str) -> str:
     Raises:
         ValueError: if they would lead elsewhere, or are too long.
     """
-    whole = name + suffix
-    if not name or set(name) & set("/\\\0") or name.startswith("."):
+    fits = isinstance(name, str) and name and not set(name) & set("/\\\0")
+    if not fits or name.startswith("."):
         raise ValueError(f"{name!r} cannot name a file: the prompts are damaged")
+    whole = name + suffix
     if len(whole.encode()) > LONGEST_NAME:
         raise ValueError(f"{whole!r} is longer than {LONGEST_NAME} bytes: it cannot name a file")
     return whole

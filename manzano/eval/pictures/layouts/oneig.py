@@ -50,7 +50,7 @@ class OneIG(Layout):
                 f"prompt {place + 1} of {self.prompts} has the category {category!r}; there are "
                 f"{', '.join(CLASSES)}"
             )
-        if len(number) != 3:
+        if len(number or "") != 3:
             raise ValueError(
                 f"prompt {place + 1} of {self.prompts} has the id {number!r}: the scorer looks for "
                 "files that begin with three digits"
