@@ -35,6 +35,20 @@ def test_true_pictures_of_concepts_are_right_and_their_floor_is_low(tmp_path):
     assert len(tags) == 6 and sum(tags) / 6 == pytest.approx(scores["overall"].value)
 
 
+def test_a_tag_without_another_prompt_has_no_floor(tmp_path):
+    """Held against itself its pictures would show their own score as the floor."""
+    prompts = concept_prompts(tmp_path / "prompts.jsonl")
+    layout = LAYOUTS["concepts"](prompts=prompts, folder=tmp_path / "concepts", model="m")
+    items = read_items(layout, limit=13)
+    assert [item.group for item in items[-2:]] == ["single_object", "two_object"]
+    items = items[-3:]
+    lay_out(layout, items, lambda i, k: concepts.true_picture(i.facts["metadata"], seed=k))
+    scores = JUDGES["concepts"](items, layout)["concepts"]
+    assert scores["two_object"].value == 1 and scores["two_object"].floors == {}
+    assert scores["single_object"].floors == {"other_prompts": 0.0}
+    assert scores["overall"].floors == {}
+
+
 def test_a_blank_picture_shows_no_concept(tmp_path):
     prompts = concept_prompts(tmp_path / "prompts.jsonl")
     layout = LAYOUTS["concepts"](prompts=prompts, folder=tmp_path / "concepts", model="m")

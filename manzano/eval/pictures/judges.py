@@ -26,7 +26,7 @@ Judge = Callable[[Sequence[Item], Layout], Scores]
 
 def concepts(items: Sequence[Item], layout: Layout) -> Scores:
     """The share of correct pictures, the mean of the tags, and by tag; the floor holds each picture
-    against another prompt of its tag."""
+    against another prompt of its tag, if there is one."""
     rules = import_module("manzano.eval.concepts")
     wanted = [item.facts["metadata"] for item in items]
     own, other = {}, {}
@@ -34,12 +34,13 @@ def concepts(items: Sequence[Item], layout: Layout) -> Scores:
         names = [name for name in layout.files(item) if name.endswith(".png")]
         pictures = [load_image(layout.folder / name) for name in names]
         own[item.key] = float(np.mean([rules.judge(p, asked)["correct"] for p in pictures]))
-        other[item.key] = float(np.mean([rules.judge(p, floor)["correct"] for p in pictures]))
+        if floor is not None:
+            other[item.key] = float(np.mean([rules.judge(p, floor)["correct"] for p in pictures]))
     groups = {item.key: item.group for item in items}
     scores = {"overall": _over(own, other, groups)}
     for tag in dict.fromkeys(groups.values()):
         keys = [key for key, group in groups.items() if group == tag]
-        scores[tag] = _over({k: own[k] for k in keys}, {k: other[k] for k in keys})
+        scores[tag] = _over({k: own[k] for k in keys}, {k: other[k] for k in keys if k in other})
     return {layout.suite: scores}
 
 
@@ -87,7 +88,8 @@ def _means(keys: Sequence[str], rows: Sequence[Mapping[str, float]], name: str) 
 def _over(
     own: Mapping[str, float], floor: Mapping[str, float], groups: Mapping[str, str] | None = None
 ) -> Score:
-    floors = {"other_prompts": mean_score(floor, groups=groups).value} if floor else None
+    whole = floor.keys() == own.keys()  # over fewer prompts it would be another set's
+    floors = {"other_prompts": mean_score(floor, groups=groups).value} if whole else None
     return mean_score(own, groups=groups, floors=floors)
 
 
