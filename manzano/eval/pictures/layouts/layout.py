@@ -84,6 +84,10 @@ class Layout(ABC):
         """What decides the items: the files with their words and pictures."""
         return [self.prompts]
 
+    def truth_files(self) -> list[Path]:
+        """What pictures are judged by here, besides: they may come after the drawing."""
+        return []
+
     @abstractmethod
     def files(self, item: Item) -> tuple[str, ...]:
         """The files of an item, from `folder` on."""
