@@ -26,7 +26,7 @@ import yaml
 from manzano.cli import quiet_libraries, show_log
 from manzano.eval.ablation.arms import ARMS, PIXEL_STEPS, Plan, run_ablation
 from manzano.eval.ablation.read_out import ROUNDS
-from manzano.eval.ablation.table import Records, summary, tables
+from manzano.eval.ablation.table import MAX_SEEDS, Records, summary, tables
 from manzano.eval.record import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="train nothing, show what there is")
     parser.add_argument("--save", action="store_true", help="also write benchmarks/results/")
     arguments = parser.parse_args(argv)
+    arguments.seeds = list(dict.fromkeys(arguments.seeds))
+    if len(arguments.seeds) > MAX_SEEDS:
+        raise SystemExit(f"ablation: intervals are given over 1 to {MAX_SEEDS} seeds")
     quiet_libraries()
     show_log()
     plan = Plan(arguments.config, arguments.output)
@@ -110,7 +113,8 @@ def description(plan: Plan, records: Records) -> str:
         f"prompts of held-out pairs of colour and shape, {ROUNDS} times each; true ids: what it "
         "says of those of the pictures themselves, which no language model can surpass by skill. "
         "Mean over seeds ± half of Student's 95 % interval; differences are paired by seed, bold "
-        f"where the interval leaves 0 out. {platform.machine()}, {threads} thread(s), torch "
+        "where the interval leaves 0 out, as one in twenty does by chance. "
+        f"{platform.machine()}, {threads} thread(s), torch "
         f"{torch.__version__}, {date.today()}; {training_seconds(plan) / 3600:.1f} hours of "
         "training in all."
     )

@@ -22,6 +22,7 @@ from PIL import Image
 
 from manzano.data_mix.sources import glyphs
 from manzano.data_mix.sources.drawing import TEMPLATES
+from manzano.eval.floors import others
 from manzano.eval.glyph_judge import Found, GlyphJudge
 
 Metadata = dict[str, Any]
@@ -93,13 +94,13 @@ def tag_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return scores | {"overall": float(np.mean(list(scores.values())))}
 
 
-def shuffled(prompts: Sequence[Metadata]) -> list[Metadata]:
-    """The next prompt of the same tag in the place of each: judged by them, pictures show the
-    floor, what is correct without listening. A tag with one prompt only keeps it."""
+def shuffled(prompts: Sequence[Metadata]) -> list[Metadata | None]:
+    """The next other prompt of the same tag in the place of each: judged by them, pictures show the
+    floor, what is correct without listening. None where a tag has no other prompt."""
     by_tag: defaultdict[str, list[Metadata]] = defaultdict(list)
     for prompt in prompts:
         by_tag[prompt["tag"]].append(prompt)
-    following = {tag: iter([*own[1:], own[0]]) for tag, own in by_tag.items()}
+    following = {tag: iter(others(own)) for tag, own in by_tag.items()}
     return [next(following[prompt["tag"]]) for prompt in prompts]
 
 

@@ -6,9 +6,11 @@ A benchmark without a training split lends its own answers, but never a sample i
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from manzano.eval.metrics import exact_match, normalise
 
+Value = TypeVar("Value")
 Score = Callable[[str, str], float]
 GuessScore = Callable[[str, int], float]
 """What a guess scores as the answer to the question of this number."""
@@ -78,6 +80,16 @@ def blind_guess(
         scores.append(score(counts.most_common(1)[0][0], place) if counts.total() else 0.0)
         counts[own] += 1
     return sum(scores) / len(scores)
+
+
+def others(values: Sequence[Value]) -> list[Value | None]:
+    """For each value the next one that differs from it, past the end the first; None without one:
+    what was made of the one, held against the other, is right by chance alone."""
+    twice = [*values, *values]
+    return [
+        next((other for other in twice[place + 1 : place + len(values)] if other != own), None)
+        for place, own in enumerate(values)
+    ]
 
 
 def commonest(answers: Sequence[str]) -> str:

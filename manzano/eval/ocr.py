@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from manzano.eval.floors import others
 from manzano.eval.metrics import levenshtein
 
 Line = tuple[np.ndarray, str]
@@ -122,24 +123,14 @@ def text_scores(reads: Mapping[str, Sequence[str]], wanted: Sequence[str]) -> li
             raise ValueError(
                 f"{engine} read {len(texts)} pictures, and there are {len(wanted)} texts asked for."
             )
-    others = other_texts(wanted)
     rows = []
-    for index, text in enumerate(wanted):
+    for index, (text, other) in enumerate(zip(wanted, others(wanted), strict=True)):
         read = {engine: texts[index] for engine, texts in reads.items()}
         row = _row(read, text)
-        if (other := others[index]) is not None:
+        if other is not None:
             row |= {f"floor_{name}": value for name, value in _row(read, other).items()}
         rows.append(row)
     return rows
-
-
-def other_texts(wanted: Sequence[str]) -> list[str | None]:
-    """For each text the next one that differs from it, past the end the first; None without one."""
-    twice = [*wanted, *wanted]
-    return [
-        next((text for text in twice[index + 1 : index + len(wanted)] if text != own), None)
-        for index, own in enumerate(wanted)
-    ]
 
 
 def _row(read: Mapping[str, str], wanted: str) -> Row:

@@ -173,5 +173,22 @@ def test_differences_are_paired_by_seed():
                      "| dual encoder, both tasks | 3 | **+0.100 ± 0.000** |"]  # fmt: skip
 
 
+def test_ceilings_stand_under_their_own_figure_in_any_order_of_the_arms():
+    words = {"label": "Words", "floor": 0.0, "n": 1, "value": 0.1}
+    drawn = {"label": "Drawn", "floor": 0.0, "n": 1, "value": 0.3, "ceiling": 0.9}
+    found = {
+        "generation": {0: {"drawn_both": drawn}},
+        "hybrid": {0: {"drawn_both": drawn, "words": words}},
+    }
+    lines = tables(found).splitlines()
+    assert lines[0] == "|  | seeds | Drawn | Words |"
+    assert "| true ids: hybrid | 1 | 0.900 | - |" in lines
+
+
+def test_more_seeds_than_an_interval_is_given_for_are_refused_before_training(tmp_path):
+    with pytest.raises(SystemExit, match="1 to 10 seeds"):
+        main(["--output", str(tmp_path), "--seeds", *map(str, range(11))])
+
+
 def test_the_floors_of_understanding_are_of_what_is_asked():
     assert set(MAX_QUESTIONS) <= set(READ)

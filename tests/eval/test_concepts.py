@@ -160,11 +160,17 @@ def test_more_than_asked_for_is_a_fault_only_where_it_is_excluded():
 
 
 def test_the_floor_of_shuffled_prompts_is_near_zero():
-    others = shuffled(PROMPTS)
+    others = [other for other in shuffled(PROMPTS) if other]
     assert [prompt["tag"] for prompt in others] == [prompt["tag"] for prompt in PROMPTS]
     assert not any(a == b for a, b in zip(others, PROMPTS, strict=True))
     floor = [judge(true_picture(a), b) for a, b in zip(PROMPTS, others, strict=True)]
     assert tag_scores(floor)["overall"] < 0.05
+
+
+def test_no_prompt_is_its_own_floor():
+    one, two, other = PROMPTS[0], PROMPTS[1], PROMPTS[-1]
+    assert one["tag"] == two["tag"] != other["tag"]
+    assert shuffled([one, one, two, other]) == [two, two, one, None]
 
 
 def test_overall_is_the_mean_of_the_tags():

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from manzano.cli import main
+from manzano.data_mix.images import load_image
 from manzano.eval.commands import model_name
 from manzano.eval.pictures.layouts.layout import cells, grid
 from manzano.eval.pictures.layouts.registry import LAYOUTS, read_items
@@ -206,6 +207,7 @@ def test_prompts_of_another_benchmark_are_recognised_and_named(suite, tmp_path):
         ("wise", "x.json", '[{"prompt_id": 1, "Prompt": "b"},{"prompt_id": 1}]', "more than once"),
         ("oneig", "x.csv", "category,id,prompt_en\nText,000,a", "has the category 'Text'"),
         ("oneig", "x.csv", "category,id,prompt_en\nPortrait,1,a", "three digits"),
+        ("oneig", "x.csv", "category,id,prompt_en\nPortrait\n", "three digits"),
         ("oneig", "x.csv", "category,id,prompt_en\n", "has no prompts"),
         ("t2i-compbench", "x.txt", "a heart", "holds no prompts of t2i-compbench"),
         ("t2i-compbench", "color_val.txt", "\n", "has no prompts"),
@@ -222,7 +224,7 @@ def test_damaged_prompts_are_refused(tmp_path, suite, name, text, message):
         read_items(LAYOUTS[suite](prompts=path, folder=tmp_path, model="m"))
 
 
-@pytest.mark.parametrize("key", ["../x", "a/b", ".hidden", "", "k" * 300])
+@pytest.mark.parametrize("key", ["../x", "a/b", ".hidden", "", "k" * 300, 7])
 def test_keys_that_lead_out_of_the_folder_are_refused(tmp_path, key):
     path = benchmarks.gedit_json(tmp_path)
     rows = json.loads(path.read_text())
@@ -230,6 +232,19 @@ def test_keys_that_lead_out_of_the_folder_are_refused(tmp_path, key):
     path.write_text(json.dumps(rows))
     with pytest.raises(ValueError, match="name a file"):
         read_items(LAYOUTS["gedit"](prompts=path, folder=tmp_path, model="m"))
+
+
+def test_an_edit_whose_picture_is_no_path_spares_the_others(tmp_path):
+    path = benchmarks.gedit_json(tmp_path)
+    rows = json.loads(path.read_text())
+    rows[0]["input_image"] = None
+    path.write_text(json.dumps(rows))
+    layout = LAYOUTS["gedit"](prompts=path, folder=tmp_path, model="m")
+    first, second, *_ = read_items(layout)
+    assert first.image and second.image and layout.data_files()
+    with pytest.raises(ValueError, match="cannot read"):
+        load_image(first.image())
+    assert load_image(second.image()).mode == "RGB"
 
 
 def test_a_dpg_name_that_the_scorer_would_cut_is_refused(tmp_path):

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from manzano.data_mix.sources import reading
+from manzano.eval.floors import others
 from manzano.eval.ocr import (
     ENGINES,
     agreed_word_accuracy,
     character_similarity,
     oneig_text_score,
-    other_texts,
     read_text,
     text_scores,
     word_accuracy,
@@ -117,6 +117,6 @@ def test_as_many_readings_as_texts_are_needed():
 
 
 def test_the_other_text_differs_and_is_none_if_all_are_the_same():
-    assert other_texts(["a", "a", "b"]) == ["b", "b", "a"]
-    assert other_texts(["a", "a"]) == [None, None]
+    assert others(["a", "a", "b"]) == ["b", "b", "a"]
+    assert others(["a", "a"]) == [None, None]
     assert "floor_agreed_words" not in text_scores({"rapidocr": ["a"]}, ["a"])[0]

@@ -145,6 +145,17 @@ def test_t2i_compbench_is_read_from_where_its_scorers_write(drawn, tmp_path):
     assert read["t2i-compbench-spatial"]["score"] == pytest.approx(0.25, abs=1e-4)
 
 
+def test_t2i_compbench_without_some_pictures_of_a_prompt_is_refused(drawn, tmp_path, capsys):
+    items = [{"key": "color/0000", "task": "t2i-compbench-color", "group": "color"}]
+    output = drawn("t2i-compbench", items, ["0.png", "1.png"])
+    path = tmp_path / "color" / "annotation_blip" / "vqa_result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([{"question_id": 0, "answer": "1.0"}]))
+    command = ["eval", "model", "--suite", "t2i-compbench", "--results", str(tmp_path)]
+    assert main([*command, "--output", str(output)]) == 2
+    assert "no score of 1 of the 1 prompts, such as color/0000" in capsys.readouterr().err
+
+
 def gedit_csv(folder, rows):
     """As run_gedit_score.py writes them, a file a kind of edit."""
     names = ["source_image", "edited_image", "instruction", "sementics_score", "quality_score",
@@ -179,6 +190,18 @@ def test_gedit_is_the_mean_of_its_kinds_by_language(drawn, tmp_path):
     english |= {"quality": (8.5 + 9) / 2, "overall_intersection": 6, "semantics_intersection": 4}
     assert read["gedit-en"] == pytest.approx(english | {"quality_intersection": 9})
     assert read["gedit-cn"]["overall"] == 2 and read["gedit-cn"]["quality_intersection"] == 4
+
+
+def test_separators_of_unicode_and_line_breaks_in_prompts_end_no_row(drawn, tmp_path):
+    items = [{"key": "color_alter/en/a", "task": "gedit-en", "group": "color_alter"}]
+    output = drawn("gedit", items)
+    log = output / "gedit.jsonl"
+    record = json.loads(log.read_text()) | {"prompt": "do,\u2028it\x85now"}
+    log.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")  # as SampleLog
+    folder = gedit_csv(tmp_path / "scores", GEDIT[:1])
+    (path,) = folder.glob("*.csv")
+    path.write_text(path.read_text().replace("do, it", "do,\u2028\nit"), encoding="utf-8")
+    assert read_back("gedit", folder, output)["gedit-en"]["semantics"] == 4
 
 
 def test_imgedit_is_the_mean_of_three_marks(drawn, tmp_path):

@@ -1,6 +1,7 @@
 """Judges of picture suites on files that hold true pictures, wrong ones, and written text."""
 
 import csv
+import sys
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -10,6 +11,8 @@ from manzano.eval import concepts
 from manzano.eval.pictures.files import write
 from manzano.eval.pictures.judges import JUDGES, concept_prompts
 from manzano.eval.pictures.layouts.registry import LAYOUTS, read_items
+from manzano.eval.pictures.suite import data_record, truth_record
+from manzano.eval.provenance import fingerprint
 from manzano.eval.scores import read_scores
 
 
@@ -35,6 +38,20 @@ def test_true_pictures_of_concepts_are_right_and_their_floor_is_low(tmp_path):
     assert len(tags) == 6 and sum(tags) / 6 == pytest.approx(scores["overall"].value)
 
 
+def test_a_tag_without_another_prompt_has_no_floor(tmp_path):
+    """Held against itself its pictures would show their own score as the floor."""
+    prompts = concept_prompts(tmp_path / "prompts.jsonl")
+    layout = LAYOUTS["concepts"](prompts=prompts, folder=tmp_path / "concepts", model="m")
+    items = read_items(layout, limit=13)
+    assert [item.group for item in items[-2:]] == ["single_object", "two_object"]
+    items = items[-3:]
+    lay_out(layout, items, lambda i, k: concepts.true_picture(i.facts["metadata"], seed=k))
+    scores = JUDGES["concepts"](items, layout)["concepts"]
+    assert scores["two_object"].value == 1 and scores["two_object"].floors == {}
+    assert scores["single_object"].floors == {"other_prompts": 0.0}
+    assert scores["overall"].floors == {}
+
+
 def test_a_blank_picture_shows_no_concept(tmp_path):
     prompts = concept_prompts(tmp_path / "prompts.jsonl")
     layout = LAYOUTS["concepts"](prompts=prompts, folder=tmp_path / "concepts", model="m")
@@ -46,8 +63,18 @@ def test_a_blank_picture_shows_no_concept(tmp_path):
 def test_concepts_are_drawn_and_scored_without_a_prompt_file(pipeline_folder, tmp_path):
     command = ["eval", str(pipeline_folder), "--suite", "concepts", "--output", str(tmp_path)]
     assert main([*command, "--steps", "1", "--limit", "2"]) == 0
-    score = read_scores(tmp_path / "scores.json").tasks["concepts"].scores["overall"]
+    found = read_scores(tmp_path / "scores.json")
+    assert found.environment["versions"]["resvg-py"] and found.environment["versions"]["scipy"]
+    score = found.tasks["concepts"].scores["overall"]
     assert score.n == 2 and 0 <= score.value <= 1
+
+
+def test_concepts_without_their_packages_are_refused_in_words(pipeline_folder, tmp_path, capsys):
+    command = ["eval", str(pipeline_folder), "--suite", "concepts", "--output", str(tmp_path)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "resvg_py", None)
+        assert main(command) == 2
+    assert "pip install manzano[judges]" in capsys.readouterr().err
 
 
 def written(words: str) -> Image.Image:
@@ -79,3 +106,7 @@ def test_the_text_of_oneig_is_read_off_each_quarter(tmp_path):
     assert scores["agreed_words"].floors == {"other_prompts": 0.0}
     assert {"rapidocr_oneig_text", "easyocr_oneig_text"} <= scores.keys()
     assert JUDGES["oneig"](items[2:], layout) == {}
+    record = truth_record(layout)
+    path.write_text(path.read_text().replace("Coffee", "Tea"))
+    assert record.keys() == {"truth_sha256"} and record != truth_record(layout)
+    assert data_record(layout, None)["sha256"] == fingerprint(prompts)  # what is drawn stays

@@ -14,6 +14,7 @@ from manzano.eval.ablation.arms import ARMS, BASELINE
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t at 97.5 %, of 1, 2, ... degrees of freedom."""
+MAX_SEEDS = len(T_QUANTILES) + 1
 
 Records = Mapping[str, Mapping[int, Mapping[str, Mapping[str, Any]]]]
 """By arm, seed and figure: label, value, floor, n and, of what is drawn, ceiling."""
@@ -32,9 +33,9 @@ class Estimate:
         Raises:
             ValueError: for no values, or more than ten.
         """
-        count, most = len(values), len(T_QUANTILES) + 1
-        if not 1 <= count <= most:
-            raise ValueError(f"an interval over 1 to {most} seeds can be given, got {count}")
+        count = len(values)
+        if not 1 <= count <= MAX_SEEDS:
+            raise ValueError(f"an interval over 1 to {MAX_SEEDS} seeds can be given, got {count}")
         if count == 1:
             return cls(values[0], None)
         return cls(mean(values), T_QUANTILES[count - 2] * stdev(values) / sqrt(count))
@@ -113,11 +114,11 @@ def tables(records: Records) -> str:
             changes.append(changed)
     ceilings = [name for name, figure in figures.items() if "ceiling" in figure]
     for arm in ("hybrid", "discrete", "dual"):
-        found = [list(values(records, arm, name, "ceiling").values()) for name in ceilings]
-        if any(found):
+        found = {name: list(values(records, arm, name, "ceiling").values()) for name in ceilings}
+        if any(found.values()):
             row = [f"true ids: {arm}", str(len(records[arm]))]
-            row += ["-"] * (len(figures) - len(ceilings))
-            means.append(row + [Estimate.of(own).cell() for own in found])
+            cells = (found.get(name) for name in figures)
+            means.append(row + [Estimate.of(own).cell() if own else "-" for own in cells])
     if BASELINE not in records or len(changes) == 1:
         return f"{_markdown(means)}\n"
     return f"{_markdown(means)}\n\nLess {ARMS[BASELINE].label}:\n\n{_markdown(changes)}\n"

@@ -11,6 +11,7 @@ GenEval, DPG and WISE are shares of 1 here; GEdit's scores go to 10 and ImgEdit'
 """
 
 import csv
+import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -152,10 +153,12 @@ def t2i_compbench(results: Path, records: Sequence[Record]) -> Scores:
         path = results / category / CATEGORIES[category][1]
         own = [record for record in records if record["group"] == category]
         answers: dict[str, list[float]] = {}
+        pictures = len(own[0]["files"])
         for line in read_json(path):
-            place = int(line["question_id"]) // len(own[0]["files"])
+            place = int(line["question_id"]) // pictures
             answers.setdefault(f"{category}/{place:04d}", []).append(float(line["answer"]))
-        values = {key: float(np.mean(found)) for key, found in answers.items()}
+        whole = {key: found for key, found in answers.items() if len(found) == pictures}
+        values = {key: float(np.mean(found)) for key, found in whole.items()}
         _complete(values, own, path)
         kept = {record["key"]: values[record["key"]] for record in own}
         scores[own[0]["task"]] = {"score": mean_score(kept)}
@@ -166,7 +169,7 @@ def gedit(results: Path, records: Sequence[Record]) -> Scores:
     """Semantics, quality and the root of their product by language, means of the kinds' means."""
     rows = {}
     for path in sorted(results.rglob("*_gpt_score.csv")):
-        for row in csv.DictReader(read_text(path).splitlines()):
+        for row in csv.DictReader(io.StringIO(read_text(path))):
             edited = Path(row["edited_image"])  # .../fullset/KIND/LANGUAGE/KEY.png
             rows["/".join([*edited.parts[-3:-1], edited.stem])] = row
     _complete(dict.fromkeys(rows, 0.0), records, results)

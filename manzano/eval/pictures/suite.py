@@ -20,7 +20,7 @@ from manzano.configuration import ManzanoConfig
 from manzano.data_mix.images import ImageSource, load_image
 from manzano.drawing import DrawingSettings
 from manzano.eval.pictures.files import is_whole, write
-from manzano.eval.pictures.judges import JUDGES, Scores, concept_prompts
+from manzano.eval.pictures.judges import JUDGES, PACKAGES, Scores, concept_prompts
 from manzano.eval.pictures.layouts.layout import Item, Layout
 from manzano.eval.pictures.layouts.registry import LAYOUTS, read_items
 from manzano.eval.pictures.official_results import read_results
@@ -50,10 +50,11 @@ def run(arguments: Namespace) -> Path:
     artist, log = draw_all(arguments, layout, items, model, data)
     records = log.records
     judged = judge(items, layout)
+    surroundings = environment(arguments.device, packages=PACKAGES.get(layout.suite, ()))
     write_scores(
         ScoreFile(
-            suite=layout.suite, model=model, environment=environment(arguments.device),
-            seed=arguments.seed, tasks=tasks(records, data, artist.record(), judged),
+            suite=layout.suite, model=model, environment=surroundings, seed=arguments.seed,
+            tasks=tasks(records, data | truth_record(layout), artist.record(), judged),
             started=started, wall_seconds=log.seconds,
         ),
         scores,
@@ -166,6 +167,12 @@ def data_record(layout: Layout, limit: int | None) -> Record:
         "sha256": fingerprint(*layout.data_files()),
         "limit": limit,
     }
+
+
+def truth_record(layout: Layout) -> Record:
+    """What the drawings were judged by, other than their prompts; {} where there is nothing."""
+    files = layout.truth_files()
+    return {"truth_sha256": fingerprint(*files)} if files else {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,12 +81,12 @@ class GEdit(Layout):
                         f"{PICTURE}"
                     )
                 facts = {name: row[name] for name in COLUMNS}
-                yield facts, partial(str, self.prompts.parent / row[PICTURE])
+                yield facts, partial(str, self.prompts.parent / words(row[PICTURE]))
 
     def data_files(self) -> list[Path]:
         if paths := tables.table_paths(self.prompts):
             return paths
-        pictures = (self.prompts.parent / row[PICTURE] for row in _json_rows(self.prompts))
+        pictures = (self.prompts.parent / words(row[PICTURE]) for row in _json_rows(self.prompts))
         return [self.prompts, *filter(Path.is_file, pictures)]
 
     def files(self, item: Item) -> tuple[str, ...]:

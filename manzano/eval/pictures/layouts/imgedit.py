@@ -32,7 +32,7 @@ class ImgEdit(Layout):
     def items(self) -> list[Item]:
         records = read_json(self.prompts)
         items = [self._item(*pair) for pair in enumerate(records.items())]
-        if not any((self.sources / item.facts["id"]).is_file() for item in items):
+        if not any((self.sources / words(item.facts["id"])).is_file() for item in items):
             raise ValueError(
                 f"{self.sources} has none of the pictures that {self.prompts} asks to be edited, "
                 f"such as {items[0].facts['id']}: give the folder of ImgEdit's pictures as --images"
@@ -45,11 +45,11 @@ class ImgEdit(Layout):
             raise ValueError(f"edit {key!r} of {self.prompts} lacks id, prompt or edit_type")
         return Item(
             key=key, prompt=words(facts["prompt"]), task=self.suite, group=facts["edit_type"],
-            place=place, image=partial(str, self.sources / facts["id"]), facts=facts,
+            place=place, image=partial(str, self.sources / words(facts["id"])), facts=facts,
         )  # fmt: skip
 
     def data_files(self) -> list[Path]:
-        names = sorted({facts["id"] for facts in read_json(self.prompts).values()})
+        names = sorted({words(facts["id"]) for facts in read_json(self.prompts).values()})
         return [self.prompts, *filter(Path.is_file, (self.sources / name for name in names))]
 
     def files(self, item: Item) -> tuple[str, ...]:

@@ -86,6 +86,10 @@ class Layout(ABC):
         """What decides the items: the files with their words and pictures."""
         return [self.prompts]
 
+    def truth_files(self) -> list[Path]:
+        """What pictures are judged by here, besides: they may come after the drawing."""
+        return []
+
     @abstractmethod
     def files(self, item: Item) -> tuple[str, ...]:
         """The files of an item, from `folder` on."""
@@ -131,9 +135,10 @@ def file_name(name: str, suffix: str) -> str:
     Raises:
         ValueError: if they would lead elsewhere, or are too long.
     """
-    whole = name + suffix
-    if not name or set(name) & set("/\\\0") or name.startswith("."):
+    fits = isinstance(name, str) and name and not set(name) & set("/\\\0")
+    if not fits or name.startswith("."):
         raise ValueError(f"{name!r} cannot name a file: the prompts are damaged")
+    whole = name + suffix
     if len(whole.encode()) > LONGEST_NAME:
         raise ValueError(f"{whole!r} is longer than {LONGEST_NAME} bytes: it cannot name a file")
     return whole
@@ -171,7 +176,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: if one is no JSON.
     """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    # Not splitlines: a string in JSON may hold U+2028 and the like as they are.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
                 yield line, json.loads(line)

@@ -22,6 +22,11 @@ PROMPTS = {"prompt_en": "EN", "prompt_cn": "ZH"}
 """The column of the prompt, and what the scorer calls its language."""
 
 
+def texts_path(prompts: Path) -> Path:
+    """Where OneIG's repository has the texts that drawings are to show, beside its prompts."""
+    return prompts.parent / "scripts" / "text" / "text_content.csv"
+
+
 class OneIG(Layout):
     suite = "oneig"
     per_prompt = 4
@@ -33,6 +38,9 @@ class OneIG(Layout):
             return False
         first = next(csv.reader(io.StringIO(read_text(prompts))), [])
         return {"category", "id"} <= set(first) and bool(PROMPTS.keys() & set(first))
+
+    def truth_files(self) -> list[Path]:
+        return list(filter(Path.is_file, [texts_path(self.prompts)]))
 
     def items(self) -> list[Item]:
         rows = csv.DictReader(io.StringIO(read_text(self.prompts)))
@@ -50,7 +58,7 @@ class OneIG(Layout):
                 f"prompt {place + 1} of {self.prompts} has the category {category!r}; there are "
                 f"{', '.join(CLASSES)}"
             )
-        if len(number) != 3:
+        if len(number or "") != 3:
             raise ValueError(
                 f"prompt {place + 1} of {self.prompts} has the id {number!r}: the scorer looks for "
                 "files that begin with three digits"
