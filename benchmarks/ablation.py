@@ -27,6 +27,7 @@ from manzano.cli import quiet_libraries, show_log
 from manzano.eval.ablation.arms import ARMS, PIXEL_STEPS, Plan, run_ablation
 from manzano.eval.ablation.read_out import ROUNDS
 from manzano.eval.ablation.table import MAX_SEEDS, Records, summary, tables
+from manzano.eval.provenance import environment
 from manzano.eval.record import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             raise SystemExit(f"ablation: {error}") from None
     records = collect(plan, arguments.arms, arguments.seeds)
     page = f"# Ablation\n\n{description(plan, records)}\n\n{tables(records)}"
-    data = {"settings": settings(plan), "versions": versions(), "figures": summary(records)}
+    data = {"settings": settings(plan), "environment": environment(), "figures": summary(records)}
     for folder in [plan.output] + [RESULTS] * arguments.save:
         write_atomically(folder / "ablation.json", json.dumps(data, indent=2) + "\n")
         write_atomically(folder / "ablation.md", page)
@@ -85,10 +86,6 @@ def settings(plan: Plan) -> dict:
     """The configurations that all arms share."""
     files = {stage: plan.configs / f"{stage}.yaml" for stage in ("tokenizer", "llm")}
     return {stage: yaml.safe_load(file.read_text()) for stage, file in files.items()}
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__}
 
 
 def training_seconds(plan: Plan) -> float:

@@ -1,5 +1,6 @@
 """Answers in words: what was said so far, how the next words are chosen, where they end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,8 +55,10 @@ class AnswerSettings:
 
     def __post_init__(self):
         for name, least in (("max_new_tokens", 1), ("num_beams", 1), ("temperature", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be {least} or more and finite, got {getattr(self, name)}"
+                )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if self.top_k is not None and self.top_k < 1:

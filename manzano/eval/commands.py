@@ -22,6 +22,19 @@ SUITES = {
 """The module of each suite; its `run(arguments)` returns the path of the score file it wrote."""
 
 
+QUESTIONS = ("data", "tasks", "max_tiles", "prompt", "floors")
+DRAWINGS = ("height", "width", "guidance", "decoder_guidance", "reference_guidance", "steps")
+TAKES = (
+    {suite: ("prompts", "results", *DRAWINGS) for suite in SUITES}
+    | {
+        "imgedit": ("prompts", "images", "results", *DRAWINGS),
+        "text-rich": QUESTIONS,
+        "held-out": ("data", "text", "lpips", "lpips_network", "inception", *DRAWINGS),
+    }
+)  # fmt: skip
+"""The arguments of each suite, besides those of all."""
+
+
 def add_eval_commands(commands: argparse._SubParsersAction) -> None:
     """eval, eval compare, eval results, eval import."""
     evaluate = commands.add_parser("eval", help="run a benchmark suite on a model")
@@ -39,7 +52,8 @@ def add_eval_commands(commands: argparse._SubParsersAction) -> None:
     add_question_arguments(evaluate)
     add_drawing_arguments(evaluate)
     add_held_out_arguments(evaluate)
-    evaluate.set_defaults(run=run_eval)
+    known = {name: evaluate.get_default(name) for own in TAKES.values() for name in own}
+    evaluate.set_defaults(run=run_eval, defaults=known)
     add_score_file_commands(commands)
 
 
@@ -162,9 +176,34 @@ def run_eval(arguments: argparse.Namespace) -> int:
     from manzano.cli import quiet_libraries
 
     quiet_libraries()
+    refuse_foreign(arguments)
     arguments.output = arguments.output or default_output(arguments.model, arguments.suite)
-    print(importlib.import_module(SUITES[arguments.suite]).run(arguments))
+    path = importlib.import_module(SUITES[arguments.suite]).run(arguments)
+    show_scores(path)
+    print(path)
     return 0
+
+
+def refuse_foreign(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for arguments of other suites, which would do nothing."""
+    own = TAKES[arguments.suite]
+    for name, default in arguments.defaults.items():
+        if name not in own and getattr(arguments, name) != default:
+            suites = ", ".join(suite for suite, takes in TAKES.items() if name in takes)
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"--suite {arguments.suite} takes no {option}: that is of {suites}")
+
+
+def show_scores(path: Path) -> None:
+    """Prints the figures of a score file."""
+    from rich import get_console
+
+    from manzano.eval.results.tables import score_table
+    from manzano.eval.scores import read_scores
+
+    file = read_scores(path)
+    if any(task.scores for task in file.tasks.values()):
+        get_console().print(score_table(file))
 
 
 def default_output(model: str, suite: str) -> Path:

@@ -67,7 +67,7 @@ def judge(picture: Image.Image, metadata: Metadata) -> dict[str, Any]:
     Raises:
         ValueError: The prompt asks for what is none of the demo's shapes and colours.
     """
-    _check(metadata)
+    check(metadata)
     found: defaultdict[str, list[Found]] = defaultdict(list)
     for glyph in _glyph_judge().find(picture):
         found[glyph.shape].append(glyph)
@@ -113,7 +113,7 @@ def true_picture(metadata: Metadata, *, seed: int = 0, image_size: int = 72) -> 
     Raises:
         ValueError: The prompt asks for more than four objects, or for unknown ones.
     """
-    _check(metadata)
+    check(metadata)
     rng = random.Random(f"{metadata['prompt']}/{seed}")
     wanted = [item for item in metadata["include"] for _ in range(item["count"])]
     if len(wanted) > len(_CELLS):
@@ -197,7 +197,8 @@ def _places(wanted: Sequence[dict], rng: random.Random) -> Sequence[tuple[int, i
     return next(cells for cells in layouts if fits(cells))
 
 
-def _check(metadata: Metadata) -> None:
+def check(metadata: Metadata) -> None:
+    """Raises ValueError for what is no prompt of GenEval's format, or asks for what is unknown."""
     if missing := {"tag", "include", "prompt"} - metadata.keys():
         raise ValueError(
             f"This is no prompt of GenEval's format: it has {sorted(metadata)} and lacks "
@@ -205,6 +206,8 @@ def _check(metadata: Metadata) -> None:
         )
     known = {"class": glyphs.SHAPES, "color": glyphs.COLOURS}
     for item in [*metadata["include"], *metadata.get("exclude", [])]:
+        if missing := {"class", "count"} - item.keys():
+            raise ValueError(f"{metadata['prompt']!r} has an object without {sorted(missing)}.")
         for key, words in known.items():
             if item.get(key, "") not in ("", *words):
                 raise ValueError(

@@ -10,18 +10,20 @@
         "failed": {"17": "why this sample has no answer; it counts as wrong"},
         "scores": {"relaxed_overall": {
           "value": 0.71, "low": 0.69, "high": 0.73, "n": 2500, "floors": {"majority": 0.04, ...},
-          "lower_is_better": false, "per_sample": {"0": 1.0, ...}, "groups": {}
+          "lower_is_better": false, "per_sample": {"0": 1.0, ...}, "groups": {}, "clusters": {}
         }}
       }}
     }
 
 Settings are what two files must share to be compared: prompts, decoding, tiles, seeds. `low` and
-`high` are a 95 % interval by bootstrap over the samples: it holds the noise of which samples the
-benchmark happens to have, not that of another training run.
+`high` are a 95 % interval by bootstrap over the samples, or over clusters of samples that depend on
+each other, such as the questions about one page: it holds the noise of which samples the benchmark
+happens to have, not that of another training run.
 """
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,6 +56,8 @@ class Score:
     """Key of the sample -> its own score."""
     groups: Mapping[str, str] = field(default_factory=dict)
     """Key of the sample -> its group, where the value is the mean of the groups' means."""
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    """Key of the sample -> its cluster; one that is not there stands alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,7 @@ def mean_score(
     values: Mapping[str, float],
     *,
     groups: Mapping[str, str] | None = None,
+    clusters: Mapping[str, str] | None = None,
     floors: Mapping[str, float] | None = None,
     ceilings: Mapping[str, float] | None = None,
     lower_is_better: bool = False,
@@ -109,10 +114,13 @@ def mean_score(
     if groups and (missing := values.keys() - groups.keys()):
         raise ValueError(f"samples {sorted(missing)[:5]} belong to no group")
     own = {key: groups[key] for key in values} if groups else {}
-    parts = grouped(values, own)
+    together = {key: clusters[key] for key in values if key in clusters} if clusters else {}
+    sizes = Counter(together.values())
+    together = {key: cluster for key, cluster in together.items() if sizes[cluster] > 1}
+    parts = grouped(values, own, together)
     low, high = np.percentile(resampled_means(parts), [2.5, 97.5])
     return Score(
-        value=float(np.mean([part.mean() for part in parts])),
+        value=float(np.mean([sums.sum() / counts.sum() for sums, counts in parts])),
         n=len(values),
         low=float(low),
         high=float(high),
@@ -121,24 +129,36 @@ def mean_score(
         lower_is_better=lower_is_better,
         per_sample={key: float(value) for key, value in values.items()},
         groups=own,
+        clusters=together,
     )
 
 
-def grouped(values: Mapping[str, float], groups: Mapping[str, str]) -> list[np.ndarray]:
-    """The values of each group, in the order of their keys; one group where there are none."""
-    members: dict[str, list[float]] = {}
+def grouped(
+    values: Mapping[str, float], groups: Mapping[str, str], clusters: Mapping[str, str]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each group (there is one where none is named) the sums (C,) of its clusters' values, and
+    how many (C,) they are; in the order of their keys."""
+    members: dict[str, dict[str, list[float]]] = {}
     for key in sorted(values):
-        members.setdefault(groups.get(key, ""), []).append(values[key])
-    return [np.asarray(members[name], dtype=np.float64) for name in sorted(members)]
-
-
-def resampled_means(parts: Sequence[np.ndarray], *, seed: int = 0) -> np.ndarray:
-    """(RESAMPLES,) means of the parts' means, each part drawn again with replacement."""
-    random = np.random.default_rng(seed)
-    draws = [
-        [part[random.integers(len(part), size=len(part))].mean() for part in parts]
-        for _ in range(RESAMPLES)
+        # A sample that stands alone is a cluster by its key, which is no name of another one.
+        cluster = f"cluster {clusters[key]}" if key in clusters else f"sample {key}"
+        members.setdefault(groups.get(key, ""), {}).setdefault(cluster, []).append(values[key])
+    return [
+        (np.asarray([sum(c) for c in own.values()]), np.asarray([len(c) for c in own.values()]))
+        for own in (members[name] for name in sorted(members))
     ]
+
+
+def resampled_means(parts: Sequence[tuple[np.ndarray, np.ndarray]], *, seed: int = 0) -> np.ndarray:
+    """(RESAMPLES,) means of the groups' means, clusters of each group drawn again with
+    replacement; `parts` as of `grouped`."""
+    random = np.random.default_rng(seed)
+
+    def again(sums: np.ndarray, counts: np.ndarray) -> float:
+        drawn = random.integers(len(sums), size=len(sums))
+        return sums[drawn].sum() / counts[drawn].sum()
+
+    draws = [[again(sums, counts) for sums, counts in parts] for _ in range(RESAMPLES)]
     return np.asarray(draws).mean(axis=1)
 
 

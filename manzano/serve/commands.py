@@ -47,6 +47,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     import torch
 
     from manzano.cli import quiet_libraries
+    from manzano.eval.provenance import model_name
     from manzano.serve.engine import Engine
 
     for option in ("max_batch", "max_waiting", "max_tiles"):
@@ -60,8 +61,8 @@ def run_serve(arguments: argparse.Namespace) -> int:
     )
     app = build_app(
         engine,
-        name=arguments.name or folder.resolve().name,
-        api_key=arguments.api_key or os.environ.get("MANZANO_API_KEY"),
+        name=arguments.name or model_name(folder),
+        api_key=arguments.api_key or os.environ.get("MANZANO_API_KEY") or None,
         max_batch=arguments.max_batch,
         max_waiting=arguments.max_waiting,
     )

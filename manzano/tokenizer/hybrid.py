@@ -43,6 +43,8 @@ class HybridTokenizerConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "levels", tuple(self.levels))
+        if self.kind not in ("hybrid", "discrete", "dual"):
+            raise ValueError(f"a tokenizer is hybrid, discrete or dual, got kind {self.kind!r}")
         if min(self.levels, default=0) < 3:
             raise ValueError(f"FSQ levels must be three or more each, got {list(self.levels)}")
 

@@ -144,6 +144,18 @@ def test_five_gains_in_four_hundred_samples_are_within_noise():
     assert compared(a, a | {str(i): 1.0 for i in range(9)}).verdict == "better"
 
 
+def test_gains_on_one_page_are_one_gain():
+    a = {str(i): 0.0 for i in range(400)}
+    b = a | {str(i): 1.0 for i in range(9)}
+    found = compared(a, b, clusters={str(i): "page" for i in range(9)})
+    assert found.verdict == "within noise" and found.low == 0.0
+
+
+def test_files_that_do_not_tell_their_data_are_not_paired():
+    file = file_of(score=mean_score(next(iter(simulated(0)))))
+    assert not only(compare(*[changed(file, data={})] * 2)).paired
+
+
 def test_one_sample_tells_nothing():
     found = compared({"0": 0.0}, {"0": 1.0})
     assert (found.low, found.p, found.verdict) == (None, None, "too few samples")

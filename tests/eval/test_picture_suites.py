@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from manzano.data_mix.images import load_image
 from manzano.drawing import DrawingSettings
 from manzano.eval.pictures.judges import JUDGES
 from manzano.eval.pictures.suite import seed_of
-from manzano.eval.scores import mean_score, read_scores
+from manzano.eval.scores import mean_score, read_scores, write_scores
 from manzano.pipeline import ManzanoPipeline
 from tests import benchmarks
 
@@ -255,6 +256,43 @@ def test_arguments_that_make_no_sense_end_in_a_sentence(
 def test_prompts_must_be_given(pipeline_folder, capsys):
     assert main(["eval", str(pipeline_folder), "--suite", "wise"]) == 2
     assert "needs --prompts the folder data_verified" in capsys.readouterr().err
+
+
+def test_what_would_do_nothing_is_refused(pipeline_folder, tmp_path, capsys):
+    prompts = benchmarks.geneval(tmp_path)
+    for option, suites in (("--floors", "text-rich"), ("--images x", "imgedit")):
+        words = command(pipeline_folder, "geneval", prompts, tmp_path / "out", *option.split())
+        assert main(words) == 2
+        message = f"takes no {option.split()[0]}: that is of {suites}"
+        assert message in capsys.readouterr().err
+
+
+def test_prompts_that_the_rules_do_not_know_are_refused_before_they_are_drawn(
+    pipeline_folder, tmp_path, capsys
+):
+    prompts = benchmarks.geneval(tmp_path)
+    assert main(command(pipeline_folder, "concepts", prompts, tmp_path / "out")) == 2
+    assert "the rules know" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_official_scores_stay_until_a_picture_is_drawn_anew(
+    drawn, pipeline_folder, tmp_path, capsys
+):
+    prompts, finished = drawn("geneval")
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    again = command(pipeline_folder, "geneval", prompts, out)
+    scores = read_scores(out / "scores.json")
+    task = scores.tasks["geneval"]
+    official = {"overall": mean_score({"00000": 1.0})}
+    task = replace(task, scores=official, settings={**task.settings, "scorer": "official"})
+    write_scores(replace(scores, tasks={"geneval": task}), out / "scores.json")
+    assert main(again) == 0
+    assert read_scores(out / "scores.json").tasks["geneval"].scores == official
+    (out / "geneval" / "00000" / "samples" / "0001.png").unlink()
+    assert main(again) == 0
+    assert not read_scores(out / "scores.json").tasks["geneval"].scores
 
 
 def test_a_model_without_a_decoder_cannot_draw(pipeline_folder, tmp_path, capsys):

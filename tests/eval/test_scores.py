@@ -46,6 +46,16 @@ def test_groups_count_alike_whatever_their_size():
     assert score.value == 0.5 and mean_score(values).value == 0.25
 
 
+def test_clusters_widen_an_interval_as_if_each_were_one_sample():
+    values = {f"{page}-{copy}": float(page % 4 == 0) for page in range(100) for copy in "abc"}
+    together = mean_score(values, clusters={key: key.split("-")[0] for key in values})
+    once = mean_score({key: value for key, value in values.items() if key.endswith("a")})
+    alone = mean_score(values)
+    assert (together.value, together.n) == (0.25, 300)
+    assert (together.low, together.high) == pytest.approx((once.low, once.high), abs=0.02)
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+
+
 def test_an_interval_does_not_depend_on_the_order_of_samples():
     values = {str(index): index / 7 for index in range(50)}
     assert mean_score(values) == mean_score(dict(reversed(values.items())))

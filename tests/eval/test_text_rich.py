@@ -243,13 +243,31 @@ def test_data_must_be_given(tmp_path, model, capsys):
 
 
 def test_wrong_pictures_are_each_shown_once_and_never_to_their_own_question():
-    for count in (2, 3, 50):
-        found = wrong_pictures(count, seed=3)
-        assert Counter(found.values()) == Counter(range(count))
-        assert all(place != shown for place, shown in found.items())
-    assert wrong_pictures(50, seed=3) != wrong_pictures(50, seed=4)
-    with pytest.raises(ValueError, match="at least 2"):
-        wrong_pictures(1, seed=0)
+    pages = ["a", "b", "c", "d", "e"]
+    for pictures in (["a", "b"], ["a", "b", "c"], pages * 10, ["a", "a", "b", "a", "c", "b"]):
+        found = wrong_pictures(pictures, seed=3)
+        assert Counter(found.values()) == Counter(range(len(pictures)))
+        assert all(pictures[place] != pictures[shown] for place, shown in found.items())
+    assert wrong_pictures(pages * 10, seed=3) != wrong_pictures(pages * 10, seed=4)
+    for pictures in (["a"], ["a", "a", "b"]):
+        with pytest.raises(ValueError, match="about the same one"):
+            wrong_pictures(pictures, seed=0)
+
+
+def test_questions_about_one_picture_are_one_draw():
+    def record(place, picture):
+        return {
+            "key": str(place), "score": float(picture == "a"), "question": "what?",
+            "references": ["x"], "columns": {"type": "human_test"}, "picture": picture,
+        }  # fmt: skip
+
+    same = [record(place, "ab"[place % 2]) for place in range(40)]
+    apart = [record | {"picture": str(place)} for place, record in enumerate(same)]
+    together = scores(TASKS["chartqa"], same)["relaxed_overall"]
+    alone = scores(TASKS["chartqa"], apart)["relaxed_overall"]
+    assert together.value == alone.value == 0.5
+    assert (together.low, together.high) == (0.0, 1.0)  # two pictures, one right and one wrong
+    assert alone.low > 0.3 and not alone.clusters
 
 
 def test_floors_and_parts_are_counted_over_the_same_samples():

@@ -133,3 +133,8 @@ def test_the_encoders_of_a_dual_tokenizer_share_nothing(pixels):
     assert torch.equal(ids, tokenizer.discrete(pixels))
     assert {name.split(".")[0] for name in reads} == {"vit", "continuous_adapter"}
     assert {name.split(".")[0] for name in writes} == {"pixel_vit", "discrete_adapter"}
+
+
+def test_a_kind_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="got kind 'hybird'"):
+        tiny_vision(kind="hybird")

@@ -199,7 +199,7 @@ class Judging:
             return
         found = import_module("manzano.eval.ocr").text_scores(self.reads, list(self.texts.values()))
         for key, row in zip(self.texts, found, strict=True):
-            self.rows[key] |= {"agreed_words": row["agreed_words"], **row}
+            self.rows[key] = {"agreed_words": row["agreed_words"], **row, **self.rows[key]}
 
     def means(self) -> dict[str, Score]:
         """The mean of each measure over the samples that have it."""

@@ -81,8 +81,10 @@ class HeldOut(Layout):
     def _reference(self, fields: dict[str, Any]) -> Image.Image:
         return self._sample(fields).images[0]
 
-    def _mask(self, fields: dict[str, Any]) -> Image.Image | None:
-        return self._sample(fields).mask
+    def _mask(self, fields: dict[str, Any]) -> Image.Image:
+        mask = self._sample(fields).mask
+        assert mask is not None  # an item has a mask where its sample has one
+        return mask
 
     def files(self, item: Item) -> tuple[str, ...]:
         return (file_name(item.key, ".png"),)

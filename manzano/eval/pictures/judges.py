@@ -46,6 +46,13 @@ def concepts(items: Sequence[Item], layout: Layout) -> Scores:
     return {layout.suite: scores}
 
 
+def check_concepts(items: Sequence[Item]) -> None:
+    """Raises ValueError for a prompt that the rules cannot judge, before anything is drawn."""
+    rules = _rules()
+    for item in items:
+        rules.check(item.facts["metadata"])
+
+
 def oneig_text(items: Sequence[Item], layout: Layout) -> Scores:
     """How much of the English text is in the drawings, read by two OCR engines; the floor is the
     text of another prompt. The texts lie in OneIG's repository, in which its prompts are."""
@@ -54,8 +61,10 @@ def oneig_text(items: Sequence[Item], layout: Layout) -> Scores:
     if not own or not path.is_file():
         return {}
     rows = csv.DictReader(io.StringIO(read_text(path)))
-    texts = {row["id"]: row["text_content"] for row in rows}
-    own = [item for item in own if texts.get(item.facts["id"], "").strip()]
+    if missing := {"id", "text_content"} - set(rows.fieldnames or ()):
+        raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+    texts = {row["id"]: row["text_content"] or "" for row in rows}
+    own = [i for i in own if any(map(str.isalnum, texts.get(i.facts["id"], "")))]
     if not own:
         return {}
     ocr = import_module("manzano.eval.ocr")

@@ -23,7 +23,7 @@ import numpy as np
 from manzano.eval.pictures.layouts.layout import read_json, read_json_lines, read_text
 from manzano.eval.pictures.layouts.t2i_compbench import CATEGORIES
 from manzano.eval.samples import Record
-from manzano.eval.scores import Score, mean_score, read_scores, write_scores
+from manzano.eval.scores import Score, TaskScores, mean_score, read_scores, write_scores
 
 Scores = dict[str, dict[str, Score]]
 """By task, by name."""
@@ -69,6 +69,18 @@ def read_results(suite: str, results: Path, scores: Path) -> None:
         for name, task in found.tasks.items()
     }
     write_scores(replace(found, tasks=tasks), scores)
+
+
+def found_before(scores: Path, pictures: Path) -> dict[str, TaskScores]:
+    """The tasks of a score file to which an official scorer's results were added, if no picture has
+    been drawn since; {} otherwise."""
+    if not scores.is_file():
+        return {}
+    newest = max((p.stat().st_mtime for p in pictures.rglob("*") if p.is_file()), default=math.inf)
+    if newest > scores.stat().st_mtime:
+        return {}
+    known = read_scores(scores).tasks
+    return {name: task for name, task in known.items() if task.settings.get("scorer")}
 
 
 def _complete(values: Mapping[str, float], records: Sequence[Record], results: Path) -> None:

@@ -20,10 +20,10 @@ from manzano.configuration import ManzanoConfig
 from manzano.data_mix.images import ImageSource, load_image
 from manzano.drawing import DrawingSettings
 from manzano.eval.pictures.files import is_whole, write
-from manzano.eval.pictures.judges import JUDGES, PACKAGES, Scores, concept_prompts
+from manzano.eval.pictures.judges import JUDGES, PACKAGES, Scores, check_concepts, concept_prompts
 from manzano.eval.pictures.layouts.layout import Item, Layout
 from manzano.eval.pictures.layouts.registry import LAYOUTS, read_items
-from manzano.eval.pictures.official_results import read_results
+from manzano.eval.pictures.official_results import found_before, read_results
 from manzano.eval.provenance import environment, fingerprint, model_name, model_record
 from manzano.eval.samples import Record, SampleLog, each, run_logged
 from manzano.eval.scores import ScoreFile, TaskScores, write_scores
@@ -44,17 +44,20 @@ def run(arguments: Namespace) -> Path:
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     layout = open_layout(arguments)
     items = read_items(layout, arguments.limit)
+    if layout.suite == "concepts":
+        check_concepts(items)
     check_can_draw(Path(arguments.model))
     model = model_record(arguments.model)
     data = data_record(layout, arguments.limit)
     artist, log = draw_all(arguments, layout, items, model, data)
     records = log.records
+    official = found_before(scores, layout.folder)
     judged = judge(items, layout)
     surroundings = environment(arguments.device, packages=PACKAGES.get(layout.suite, ()))
     write_scores(
         ScoreFile(
             suite=layout.suite, model=model, environment=surroundings, seed=arguments.seed,
-            tasks=tasks(records, data | truth_record(layout), artist.record(), judged),
+            tasks=tasks(records, data | truth_record(layout), artist.record(), judged) | official,
             started=started, wall_seconds=log.seconds,
         ),
         scores,

@@ -3,8 +3,9 @@
 Where both hold the scores of the same samples, the difference is taken sample by sample: easy and
 hard samples are so for both models, and what they share cancels out. Its interval is a bootstrap
 over the pairs, its test turns the sign of each pair's difference at random (exact for any number
-of samples, Fisher 1935). Where samples cannot be paired, the intervals in the files are combined
-(the method of variance estimates recovery, Zou and Donner 2008).
+of samples, Fisher 1935). Samples of one cluster, such as questions about one page, go together.
+Where samples cannot be paired, the intervals in the files are combined (the method of variance
+estimates recovery, Zou and Donner 2008).
 
 Noise is that of which samples a benchmark happens to have. Another training run of the same model
 differs as well, and this says nothing of that: train several.
@@ -145,7 +146,8 @@ def shown(value: Any) -> str:
 def difference(task: str, measure: str, a: TaskScores, b: TaskScores) -> Difference:
     """B minus A with the p-value of this measure alone; `judged` gives the verdict."""
     one, other = a.scores[measure], b.scores[measure]
-    same = a.data.get("sha256") == b.data.get("sha256") and one.groups == other.groups
+    data = a.data.get("sha256")
+    same = data is not None and data == b.data.get("sha256") and one.groups == other.groups
     keys = sorted(one.per_sample.keys() & other.per_sample.keys()) if same else []
     found = Difference(
         task=task, measure=measure, a=one.value, b=other.value, n=min(one.n, other.n),
@@ -168,10 +170,15 @@ def paired(found: Difference, a: Score, b: Score, keys: Sequence[str]) -> Differ
         n=len(keys),
         paired=True,
     )
-    if len(keys) == 1:
+    effects: dict[str, float] = {}  # of each cluster, for what depends on each other flips together
+    for key, weight in zip(keys, weights.tolist(), strict=True):
+        cluster = a.clusters.get(key, f"sample {key}")
+        effects[cluster] = effects.get(cluster, 0.0) + weight * pairs[key]
+    if len(effects) == 1:
         return replace(found, verdict="too few samples")
-    low, high = np.percentile(resampled_means(grouped(pairs, a.groups)), [2.5, 97.5])
-    p = sign_flip_test(weights * np.asarray([pairs[key] for key in keys]))
+    parts = grouped(pairs, a.groups, a.clusters)
+    low, high = np.percentile(resampled_means(parts), [2.5, 97.5])
+    p = sign_flip_test(np.asarray(list(effects.values())))
     return replace(found, low=float(low), high=float(high), p=p)
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manzano.eval.results.compare import LEVEL, Change, Comparison, Difference, shown
+from manzano.eval.scores import ScoreFile
 
 STYLES = {"better": "green", "worse": "red", "within noise": "dim"}
 
@@ -66,3 +67,20 @@ def remarks(differences: Sequence[Difference]) -> str:
     if not all(entry.paired for entry in differences):
         lines.append("* not paired: the files hold no scores of the same samples.")
     return "\n".join(lines)
+
+
+def score_table(file: ScoreFile) -> Table:
+    """All figures of a score file, with their floors."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("task", "measure", "value", "95 % interval", "floors", "n", "failed"):
+        table.add_column(name, overflow="fold")
+    for name, task in file.tasks.items():
+        for measure, score in task.scores.items():
+            between = "" if score.low is None else f"{score.low:.3f} to {score.high:.3f}"
+            floors = ", ".join(f"{key} {value:.3f}" for key, value in score.floors.items())
+            cells = (
+                name, measure, f"{score.value:.3f}", between, floors, str(score.n),
+                str(len(task.failed)),
+            )  # fmt: skip
+            table.add_row(*map(Text, cells))
+    return table

@@ -4,8 +4,10 @@ A sample that cannot be asked (no picture, a broken one, no answer to compare wi
 and is named; the others are unharmed.
 """
 
+import hashlib
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +46,7 @@ def ask(
             shown = pictures[place] if pictures else place
             record["image"] = benchmark.rows.name(shown)
             picture = benchmark.rows.picture(shown)
+            record["picture"] = hashlib.sha256(picture.tobytes()).hexdigest()[:16]
             conversations.append([Message("user", (picture, words))])
             open_.append(record)
         except ValueError as error:
@@ -87,17 +90,27 @@ def describe(record: Record, task: TextRichTask, row: Mapping[str, Any]) -> None
     record["references"] = strings(row[task.answers], task.answers)
 
 
-def wrong_pictures(count: int, seed: int) -> dict[int, int]:
-    """For each row another one, drawn at random, each once: the picture that it is shown with.
+def wrong_pictures(pictures: Sequence[str], seed: int) -> dict[int, int]:
+    """For each row one with another picture, drawn at random, each once: what it is shown with.
+
+    Args:
+        pictures: what tells the picture of each row from others; rows may share one.
 
     Raises:
-        ValueError: if there is no other one.
+        ValueError: if more than half of the rows share a picture, or there is one row alone.
     """
-    if count < 2:
-        raise ValueError("a floor of shuffled images needs at least 2 samples: leave out --floors")
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    return dict(zip(order, order[1:] + order[:1], strict=True))
+    most = max(Counter(pictures).values())
+    if 2 * most > len(pictures):
+        raise ValueError(
+            f"a floor of shuffled images needs other pictures to show: {most} of {len(pictures)} "
+            "samples are about the same one. Leave out --floors, or give more samples"
+        )
+    chance = random.Random(seed)
+    rank = {picture: chance.random() for picture in sorted(set(pictures))}
+    within = [chance.random() for _ in pictures]
+    # Rows of a picture side by side: as many places further there is another one.
+    order = sorted(range(len(pictures)), key=lambda row: (rank[pictures[row]], within[row]))
+    return dict(zip(order, order[most:] + order[:most], strict=True))
 
 
 def quick_scores(benchmarks: Sequence[Benchmark], chat: Chat, batch_size: int) -> dict[str, float]:

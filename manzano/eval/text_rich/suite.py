@@ -42,7 +42,9 @@ def scores(
             parts.setdefault(record["part"], []).append(record)
     return {
         name: mean_score(
-            {record["key"]: record["score"] for record in own}, floors=floors(task, own, blind)
+            {record["key"]: record["score"] for record in own},
+            clusters={r["key"]: r["picture"] for r in own if "picture" in r},
+            floors=floors(task, own, blind),
         )
         for name, own in parts.items()
     }
@@ -106,7 +108,8 @@ def run(arguments: argparse.Namespace) -> Path:
         if arguments.floors:
             path, begun = path.with_suffix(".shuffled.jsonl"), begun | {"seed": arguments.seed}
             log = SampleLog(path, begun, batch_size=size)
-            pictures = wrong_pictures(benchmark.count, arguments.seed)
+            shown = [record.get("picture", f"row {record['key']}") for record in own]
+            pictures = wrong_pictures(shown, arguments.seed)
             blind = answered(benchmark, chat, log, pictures)
             seconds += log.seconds
         records[benchmark.name] = own
