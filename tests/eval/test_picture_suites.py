@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -267,12 +268,17 @@ def test_what_would_do_nothing_is_refused(pipeline_folder, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_prompts_that_the_rules_do_not_know_are_refused_before_they_are_drawn(
-    pipeline_folder, tmp_path, capsys
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [({"class": "zebra", "count": 1}, "the rules know"), ({"class": "star"}, "without .'count'")],
+)
+def test_prompts_that_the_rules_cannot_judge_are_refused_before_they_are_drawn(
+    pipeline_folder, tmp_path, capsys, wanted, message
 ):
-    prompts = benchmarks.geneval(tmp_path)
+    prompts = tmp_path / "evaluation_metadata.jsonl"
+    prompts.write_text(json.dumps({"tag": "colors", "include": [wanted], "prompt": "a zebra"}))
     assert main(command(pipeline_folder, "concepts", prompts, tmp_path / "out")) == 2
-    assert "the rules know" in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
 
