@@ -206,7 +206,7 @@ class ManzanoChat(lmms):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Not asked of chat models: lmms-eval's tasks of likelihood are for simple ones."""
-        raise NotImplementedError("Manzano answers in words: choose a task of generate_until")
+        raise ValueError("Manzano answers in words: choose a task of generate_until")
 
     def clean(self) -> None:
         """Frees the model's memory, which a local judge may need."""
