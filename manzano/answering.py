@@ -125,11 +125,9 @@ def answer(
     settings: AnswerSettings,
     *,
     max_tiles: int | None = None,
-    streamer: Any = None,
 ) -> list[str]:
     """What the model says next in each conversation, without spaces around it; see `answers`."""
-    options = {"max_tiles": max_tiles, "streamer": streamer}
-    said = answers(model, processor, conversations, settings, **options)
+    said = answers(model, processor, conversations, settings, max_tiles=max_tiles)
     return [one.text for one in said]
 
 

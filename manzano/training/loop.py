@@ -72,14 +72,7 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
         complete=partial(configuration.with_defaults, config=config),
     )
 
-    step, local = checkpoints.resume(state)
-    if step > loop.max_steps:
-        raise ValueError(f"{checkpoints.last} is already past loop.max_steps={loop.max_steps}.")
-    random_state.seed(loop.seed + world.size * step + world.rank)
-    if local is not None:
-        loader.restore_state_rank(local["loader"])
-        random_state.restore(local["random"])
-        window.load_state_dict(local["window"])
+    step = resume(checkpoints, state, loader, window, config, world)
     if world.rank == 0:
         configuration.save(config, output / "config.yaml")
         logger.info("%s; starting at step %d", what_trains(model), step)
@@ -126,6 +119,28 @@ def train(stage: Stage, config: TrainConfig, *, placed: Callable[[], None] = lam
                     "Give the same command again to go on from there.",
                 )
     return export(stage, config, world, ema)
+
+
+def resume(
+    checkpoints: Checkpoints,
+    state: TrainState,
+    loader: Any,
+    window: Window,
+    config: TrainConfig,
+    world: World,
+) -> int:
+    """Puts everything back as the newest checkpoint has it, or seeds it; returns the step."""
+    step, local = checkpoints.resume(state)
+    if step > config.loop.max_steps:
+        raise ValueError(
+            f"{checkpoints.last} is already past loop.max_steps={config.loop.max_steps}."
+        )
+    random_state.seed(config.loop.seed + world.size * step + world.rank)
+    if local is not None:
+        loader.restore_state_rank(local["loader"])
+        random_state.restore(local["random"])
+        window.load_state_dict(local["window"])
+    return step
 
 
 def place(model: nn.Module, config: TrainConfig, world: World) -> None:

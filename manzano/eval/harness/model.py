@@ -23,6 +23,7 @@ from lmms_eval.api.model import lmms  # noqa: E402
 from manzano.eval.harness.asked import conversation  # noqa: E402
 from manzano.eval.harness.needs import check_task  # noqa: E402
 from manzano.eval.harness.workers import Artist, Reader, Sample  # noqa: E402
+from manzano.eval.samples import each  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -165,15 +166,16 @@ class ManzanoChat(lmms):
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def answer(self, samples: Sequence[Sample | Failure], settings: Any) -> list[str | Failure]:
-        """Answers of a batch; if it fails, of each on its own."""
+        """Answers of a batch, in which one that fails harms no other."""
         good = [sample for sample in samples if isinstance(sample, Sample)]
-        try:
-            said = iter(self.worker.batch(good, settings) if good else [])
-        except ValueError as error:
-            if len(samples) > 1:
-                return [one for s in samples for one in self.answer([s], settings)]
-            return [Failure(f"{good[0].task} {good[0].doc_id}", str(error))]
-        return [sample if isinstance(sample, Failure) else next(said) for sample in samples]
+        said = each(lambda part: self.worker.batch(part, settings), good) if good else []
+        found = (
+            Failure(f"{one.task} {one.doc_id}", str(words))
+            if isinstance(words, ValueError)
+            else words
+            for one, words in zip(good, said, strict=True)
+        )
+        return [sample if isinstance(sample, Failure) else next(found) for sample in samples]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
         """For each request its answers, round by round; "" alone where one fails, with the reason

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 from rich import get_console
 
+from manzano.cli import drawing_settings
 from manzano.configuration import ManzanoConfig
 from manzano.data_mix.images import ImageSource, load_image
 from manzano.drawing import DrawingSettings
@@ -144,15 +145,6 @@ def checked_size(
     pipeline.painter.check_size(height, width)
     layout.check_size(height, width)
     return height, width
-
-
-def drawing_settings(arguments: Namespace) -> DrawingSettings:
-    return DrawingSettings(
-        guidance_scale=arguments.guidance,
-        decoder_guidance_scale=arguments.decoder_guidance,
-        reference_guidance_scale=arguments.reference_guidance,
-        num_steps=arguments.steps,
-    )
 
 
 def seed_of(seed: int, prompt: str, index: int) -> int:
