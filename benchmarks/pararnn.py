@@ -12,12 +12,14 @@ Rows, for every shape (B, T, D), forward alone and forward with backward:
                            torch.nn.GRU or LSTM of the same width
     floor                  bytes that must be moved, over what a copy reaches in the same run
 
-All rows of a shape take turns, so that a busy machine slows them alike. Median and minimum of the
-repeats are given; peak memory is what one forward and backward adds. It writes a table and a
-picture into --output.
+All rows of a shape take turns, so that a busy machine slows them alike, and each runs once unmeasured
+before it is timed, so that what the row before it left in the caches does not count. Median and
+minimum of the repeats are given; peak memory is what one forward and backward adds. It writes a
+table and a picture into --output.
 """
 
 import argparse
+import ctypes
 import gc
 import platform
 import statistics
@@ -37,6 +39,7 @@ from manzano.llm.pararnn import (
     ConvergenceError,
     ParaRNNLayer,
     SolverOptions,
+    memory,
     native,
     solve,
 )
@@ -96,8 +99,12 @@ def peak_memory(device: torch.device, run: Callable[[], object]) -> int | None:
         run()
         return torch.cuda.max_memory_allocated(device) - before
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not status.exists():
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if not status.exists() or trim is None:
         return None
+    # What earlier runs have left goes back to the system, or it would serve this one unseen.
+    memory.unused.clear()
+    trim(0)
     reset.write_text("5")  # the high-water mark starts again
 
     def read(name: str) -> int:
@@ -213,7 +220,9 @@ def measure(listed: list[Row], device: torch.device, repeats: int) -> None:
     for turn in range(repeats):
         for row in listed:
             if not row.failure and turn < limits[row.name]:
+                forward(row)
                 row.forward_seconds.append(timed(device, partial(forward, row)))
+                both(row, weights[row.name])
                 row.both_seconds.append(timed(device, partial(both, row, weights[row.name])))
 
 

@@ -48,60 +48,38 @@ struct Backward {
                             tile.count(v, W));
   }
 
-  const I* preactivations(int64_t row, int64_t t, int64_t channel) const {
-    return (const I*)p.preactivations + row * p.strides.row + t * p.strides.time +
-           channel * p.strides.channel;
+  // Where the numbers of step t lie, for a tile of channels.
+  Rows<I> preactivations(int64_t row, int64_t t, int64_t channel) const {
+    return {(const I*)p.preactivations, p.strides, row, t, channel};
   }
 
-  const I* grad_states(int64_t row, int64_t t, int64_t channel) const {
-    return (const I*)p.grad_states + row * p.grad_strides.row + t * p.grad_strides.time +
-           channel * p.grad_strides.channel;
+  Rows<I> grad_states(int64_t row, int64_t t, int64_t channel) const {
+    return {(const I*)p.grad_states, p.grad_strides, row, t, channel};
   }
 
-  // The saved state before step t, which follows one of the same row.
-  const F* saved_state(int64_t row, int64_t t, int64_t channel) const {
-    const int64_t rows = (p.shape.steps + kCheckpoint - 1) / kCheckpoint;
-    const int64_t at = kRecompute ? row * rows + t / kCheckpoint : row * p.shape.steps + t - 1;
-    return (const F*)p.saved + at * S * D + channel;
-  }
-
-  template <bool kWhole>
-  CELL_FUNCTION void load_preactivations(int64_t row, int64_t t, int64_t channel, int count,
-                                         L* u) const {
-    const I* from = preactivations(row, t, channel);
-    for (int g = 0; g < G; ++g)
-      u[g] = load<kWhole>(from + g * p.strides.gate, p.strides.channel, count);
-  }
-
-  // The state before step t, the sequence's first or not.
-  template <bool kWhole>
-  CELL_FUNCTION void load_previous(const Span& span, int64_t sequence, int64_t t, int64_t channel,
-                                   int count, L* state) const {
-    const F* from = t == span.begin ? (const F*)p.initial + sequence * S * D + channel
-                                    : saved_state(span.row, t, channel);
-    for (int s = 0; s < S; ++s) state[s] = load<kWhole>(from + s * D, 1, count);
-  }
-
-  CELL_FUNCTION void prefetch_step(int64_t row, int64_t t, int64_t channel) const {
-    for (int g = 0; g < G; ++g) prefetch(preactivations(row, t, channel) + g * p.strides.gate);
-    for (int s = 0; s < S; ++s) {
-      prefetch(grad_states(row, t, channel) + s * p.grad_strides.gate);
-      if (!kRecompute) prefetch(saved_state(row, t, channel) + s * D);
-    }
+  // The state before step t: the sequence's first, or saved after the step before, or, of 16-bit
+  // problems, before every stretch of steps.
+  Rows<F> state_before(const Span& span, int64_t sequence, int64_t t, int64_t channel) const {
+    if (t == span.begin) return {(const F*)p.initial, {S * D, 0, D, 1}, sequence, 0, channel};
+    const int64_t steps = kRecompute ? (p.shape.steps + kCheckpoint - 1) / kCheckpoint : p.shape.steps;
+    const Strides strides = {steps * S * D, S * D, D, 1};
+    return {(const F*)p.saved, strides, span.row, kRecompute ? t / kCheckpoint : t - 1, channel};
   }
 
   // States before steps begin .. end, within one stretch between checkpoints, computed anew.
   void recompute(const Span& span, int64_t sequence, int64_t begin, int64_t end, const Tile& tile,
                  Scratch& x) const {
+    const Rows<F> first = state_before(span, sequence, begin, tile.channel);
     for (int v = 0; v < tile.vectors; ++v)
-      load_previous<false>(span, sequence, begin, tile.channel + v * W, tile.count(v, W),
-                           x.previous.data() + v * S);
+      for (int s = 0; s < S; ++s)
+        x.previous[v * S + s] = first.template load<false>(s, v, tile.count(v, W));
     for (int64_t t = begin; t < end; ++t) {
+      const Rows<I> rows = preactivations(span.row, t, tile.channel);
       const L* before = x.previous.data() + (t - begin) * per_unit * S;
       L* after = x.previous.data() + (t - begin + 1) * per_unit * S;
       for (int v = 0; v < tile.vectors; ++v) {
         L u[G];
-        load_preactivations<false>(span.row, t, tile.channel + v * W, tile.count(v, W), u);
+        for (int g = 0; g < G; ++g) u[g] = rows.template load<false>(g, v, tile.count(v, W));
         Cell::step(before + v * S, u, x.a.data() + v * P, after + v * S);
       }
     }
@@ -122,11 +100,17 @@ struct Backward {
       // Sums of a few steps first, then sums of those: shorter sums round less.
       std::fill(x.sums.begin(), x.sums.end(), L{});
       for (int64_t t = stop - 1; t >= from; --t) {
-        const L* known = kRecompute ? x.previous.data() + (t - from) * per_unit * S : nullptr;
+        const Step step = {
+            preactivations(span.row, t, tile.channel), grad_states(span.row, t, tile.channel),
+            state_before(span, sequence, t, tile.channel),
+            kRecompute ? x.previous.data() + (t - from) * per_unit * S : nullptr,
+            (I*)p.grad_preactivations + (span.row * p.shape.steps + t) * G * D + tile.channel, D};
+        const L* a = x.a.data();
+        L* sums = x.sums.data();
         for (int v = 0; v < whole; ++v)
-          step_back<kApply, true>(span, sequence, t, tile, v, known, x, lambda, transfer);
+          step_back<kApply, true>(step, v, W, a, sums, lambda, transfer);
         for (int v = whole; v < tile.vectors; ++v)
-          step_back<kApply, false>(span, sequence, t, tile, v, known, x, lambda, transfer);
+          step_back<kApply, false>(step, v, tile.count(v, W), a, sums, lambda, transfer);
       }
       if (kApply)
         for (int i = 0; i < tile.vectors * P; ++i) totals[i] += x.sums[i];
@@ -134,31 +118,44 @@ struct Backward {
     if (kApply) finish_streams();
   }
 
-  // One step of one vector of channels; `known` are the states before it, where recomputed.
+  // Where one step's numbers lie. (All of it in registers: what is reached by way of `this` would
+  // be read again after every store, which might have changed it.)
+  struct Step {
+    Rows<I> preactivations, grad_states;
+    Rows<F> before;
+    const L* known;  // the states before it, where recomputed
+    I* out;
+    int64_t channels;
+  };
+
+  // One step of one vector of channels.
   template <bool kApply, bool kWhole>
-  CELL_FUNCTION void step_back(const Span& span, int64_t sequence, int64_t t, const Tile& tile,
-                               int v, const L* known, Scratch& x, L* lambda, L* transfer) const {
-    const int count = kWhole ? W : tile.count(v, W);
-    const int64_t channel = tile.channel + v * W;
+  static CELL_FUNCTION void step_back(const Step& step, int v, int count, const L* a, L* sums,
+                                      L* lambda, L* transfer) {
     L u[G], previous[S], mu[S];
-    load_preactivations<kWhole>(span.row, t, channel, count, u);
-    if (kRecompute) std::copy_n(known + v * S, S, previous);
-    else load_previous<kWhole>(span, sequence, t, channel, count, previous);
-    const I* grad = grad_states(span.row, t, channel);
-    for (int s = 0; s < S; ++s)
-      mu[s] = lambda[v * S + s] +
-              load<kWhole>(grad + s * p.grad_strides.gate, p.grad_strides.channel, count);
-    if (kWhole) prefetch_step(span.row, t - kAhead, channel);
-    const L* a = x.a.data() + v * P;
+    for (int g = 0; g < G; ++g) {
+      u[g] = step.preactivations.template load<kWhole>(g, v, count);
+      if (kWhole) step.preactivations.prefetch(g, v, -kAhead);
+    }
+    for (int s = 0; s < S; ++s) {
+      mu[s] = lambda[v * S + s] + step.grad_states.template load<kWhole>(s, v, count);
+      if (kWhole) step.grad_states.prefetch(s, v, -kAhead);
+      if (kRecompute) {
+        previous[s] = step.known[v * S + s];
+      } else {
+        previous[s] = step.before.template load<kWhole>(s, v, count);
+        if (kWhole) step.before.prefetch(s, v, -kAhead);
+      }
+    }
     if (kApply) {
       L du[G], by_previous[S];
-      Cell::adjoint(previous, u, a, mu, by_previous, du, x.sums.data() + v * P);
-      I* out = (I*)p.grad_preactivations + (span.row * p.shape.steps + t) * G * D + channel;
-      for (int g = 0; g < G; ++g) stream<kWhole>(du[g], out + g * D, count);
+      Cell::adjoint(previous, u, a + v * P, mu, by_previous, du, sums + v * P);
+      for (int g = 0; g < G; ++g)
+        stream<kWhole>(du[g], step.out + g * step.channels + v * W, count);
       for (int s = 0; s < S; ++s) lambda[v * S + s] = by_previous[s];
     } else {
       L next[S], jacobian[S * S];
-      Cell::step_jacobian(previous, u, a, next, jacobian);
+      Cell::step_jacobian(previous, u, a + v * P, next, jacobian);
       transfer_back<L, S>(jacobian, mu, lambda + v * S, transfer + v * S * S);
     }
   }

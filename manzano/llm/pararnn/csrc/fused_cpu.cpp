@@ -55,24 +55,25 @@ struct Forward {
       for (int s = 0; s < S; ++s) store<F>(state[v * S + s], out + s * D + v * W, tile.count(v, W));
   }
 
-  // One step of `count` channels from `from`, to `out`.
+  // One step of vector v of a tile; states go to `out`, rows of `channels` numbers.
   template <bool kWrite, bool kProduct, bool kWhole>
-  CELL_FUNCTION void advance(const I* from, int count, const L* a, L* h, L* product, I* out) const {
+  static CELL_FUNCTION void advance(const Rows<I>& preactivations, int v, int count, const L* a,
+                                    L* state, L* product, I* out, int64_t channels) {
     L u[G], next[S], jacobian[S * S];
     for (int g = 0; g < G; ++g) {
-      const I* gate = from + g * p.strides.gate;
-      u[g] = load<kWhole>(gate, p.strides.channel, count);
-      if (kWhole) prefetch(gate + kAhead * p.strides.time);
+      u[g] = preactivations.template load<kWhole>(g, v, count);
+      if (kWhole) preactivations.prefetch(g, v, kAhead);
     }
+    L* h = state + v * S;
     if (kProduct) {
-      Cell::step_jacobian(h, u, a, next, jacobian);
-      multiply<L, S>(jacobian, product);
+      Cell::step_jacobian(h, u, a + v * P, next, jacobian);
+      multiply<L, S>(jacobian, product + v * S * S);
     } else {
-      Cell::step(h, u, a, next);
+      Cell::step(h, u, a + v * P, next);
     }
     for (int s = 0; s < S; ++s) {
       h[s] = next[s];
-      if (kWrite) stream<kWhole>(next[s], out + s * p.shape.channels, count);
+      if (kWrite) stream<kWhole>(next[s], out + s * channels + v * W, count);
     }
   }
 
@@ -81,20 +82,17 @@ struct Forward {
   template <bool kWrite, bool kProduct>
   __attribute__((noinline)) void march(const Span& span, int64_t begin, int64_t end,
                                        const Tile& tile, const L* a, L* state, L* product) const {
-    const int64_t D = p.shape.channels, channel = p.strides.channel;
-    const I* u_row = (const I*)p.preactivations + span.row * p.strides.row + tile.channel * channel;
+    const int64_t D = p.shape.channels;
     I* out = (I*)p.states + (span.row * p.shape.steps + begin) * S * D + tile.channel;
-    const int whole = tile.whole(W, channel);
+    const int whole = tile.whole(W, p.strides.channel);
     for (int64_t t = begin; t < end; ++t, out += S * D) {
       if (kWrite && Element<I>::kRounded && t % kCheckpoint == 0)
         store_checkpoint(span, t, tile, state);
-      const I* u = u_row + t * p.strides.time;
+      const Rows<I> u((const I*)p.preactivations, p.strides, span.row, t, tile.channel);
       for (int v = 0; v < whole; ++v)
-        advance<kWrite, kProduct, true>(u + v * W, W, a + v * P, state + v * S,
-                                        product + v * S * S, out + v * W);
+        advance<kWrite, kProduct, true>(u, v, W, a, state, product, out, D);
       for (int v = whole; v < tile.vectors; ++v)
-        advance<kWrite, kProduct, false>(u + v * W * channel, tile.count(v, W), a + v * P,
-                                         state + v * S, product + v * S * S, out + v * W);
+        advance<kWrite, kProduct, false>(u, v, tile.count(v, W), a, state, product, out, D);
     }
     if (kWrite) finish_streams();
   }

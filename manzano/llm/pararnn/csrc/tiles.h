@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fused.h"
+#include "lanes.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -59,6 +60,31 @@ struct Tile {
   int whole(int width, int64_t stride) const {
     return stride != 1 ? 0 : vectors - (tail < width ? 1 : 0);
   }
+};
+
+// One step's numbers of a tile: rows of channels (gates or states) in an array of elements I.
+template <typename I>
+class Rows {
+ public:
+  Rows(const I* array, const Strides& strides, int64_t row, int64_t t, int64_t channel)
+      : first_(array + row * strides.row + t * strides.time + channel * strides.channel),
+        time_(strides.time), gate_(strides.gate), channel_(strides.channel) {}
+
+  // Vector `vector` of row `gate`; kWhole as in `load`.
+  template <bool kWhole>
+  CELL_FUNCTION typename Element<I>::Lanes load(int gate, int vector, int count) const {
+    if (kWhole) return widen(first_ + gate * gate_ + vector * kWidth<I>);
+    return pararnn::load(first_ + gate * gate_ + vector * kWidth<I> * channel_, channel_, count);
+  }
+
+  // Of whole vectors, those `steps` later.
+  CELL_FUNCTION void prefetch(int gate, int vector, int64_t steps) const {
+    pararnn::prefetch(first_ + steps * time_ + gate * gate_ + vector * kWidth<I>);
+  }
+
+ private:
+  const I* first_;
+  int64_t time_, gate_, channel_;
 };
 
 class Grid {
