@@ -124,12 +124,11 @@ class ParaRNNLayer(nn.Module):
         heads, gates = self.num_heads, self.cell.num_preactivations
         weight = self.weight.flatten(2)  # (H, I, G*D)
         inputs = x.unflatten(1, (heads, -1)).transpose(0, 1)  # (H, rows, I)
-        if self.bias is None:
-            blocks = torch.bmm(inputs, weight)
-        else:
-            bias = self.bias.unflatten(1, (heads, -1)).transpose(0, 1)  # (H, G, D)
-            blocks = torch.baddbmm(bias.reshape(heads, 1, -1), inputs, weight)
-        return blocks.unflatten(2, (gates, -1)).permute(1, 2, 0, 3).flatten(2)
+        blocks = torch.bmm(inputs, weight).unflatten(2, (gates, -1)).permute(1, 2, 0, 3)
+        if self.bias is not None:  # (rows, G, H, D)
+            # The bias first: a sum is laid out as its first operand is, so that `flatten` is free.
+            blocks = self.bias.to(blocks.dtype).unflatten(1, (heads, -1)) + blocks
+        return blocks.flatten(2)
 
     def forward(
         self, x: Tensor, state: Tensor | None = None, cu_seqlens: Tensor | None = None
