@@ -12,10 +12,10 @@ Rows, for every shape (B, T, D), forward alone and forward with backward:
                            torch.nn.GRU or LSTM of the same width
     floor                  bytes that must be moved, over what a copy reaches in the same run
 
-All rows of a shape take turns, so that a busy machine slows them alike, and each runs once unmeasured
-before it is timed, so that what the row before it left in the caches does not count. Median and
-minimum of the repeats are given; peak memory is what one forward and backward adds. It writes a
-table and a picture into --output.
+All rows of a shape take turns, so that a busy machine slows them alike, and each runs once
+unmeasured before it is timed, so that what the row before it left in the caches does not count.
+Median and minimum of the repeats are given; peak memory is what one forward and backward adds. It
+writes a table and a picture into --output.
 """
 
 import argparse
