@@ -142,7 +142,7 @@ def newton_with(
 ) -> tuple[Tensor, Report]:
     """Newton's method with `recurrence` for the linear solves, reported as `name`.
 
-    From h_t = f(0, u_t) it iterates until the residual max |f(h_{t-1}, u_t) - h_t| is within the
+    From h_t = f(0, u_t) it iterates until every residual |f(h_{t-1}, u_t) - h_t| is within the
     tolerance twice in turn: the residual bounds the error of one step, and where memory is long
     the error of the states is many times that, which the correction after the first time removes.
     The residual is read on the host in every iteration. Arguments and results else as
@@ -186,8 +186,9 @@ def iterate(
         after, jacobians = step_with_jacobian(cell, before, inputs, parameters)
         right = after - states
         residual = right.abs().max()
-        scale = states.abs().max().clamp(min=1)
-        within = within + 1 if bool(residual <= tolerance * scale) else 0
+        # Of each step: a state that is large elsewhere must not excuse what is wrong here.
+        allowed = tolerance * torch.maximum(before.abs(), states.abs()).amax(2).clamp(min=1)
+        within = within + 1 if bool((right.abs().amax(2) <= allowed).all()) else 0
         if within == 2:
             return states, Report(name, iteration, residual)
         correction = recurrence(without_resets(jacobians, starts), right, False)

@@ -11,8 +11,8 @@ from manzano.llm.pararnn.cells import Cell
 @dataclass(frozen=True)
 class SolverOptions:
     """Args:
-    tolerance: largest residual of a solution, relative to max(1, largest state). None is eight
-        times the rounding unit of the dtype that is computed in.
+    tolerance: largest residual of a step, relative to max(1, size of the states before and after
+        it). None is eight times the rounding unit of the dtype that is computed in.
     max_iterations: most Newton iterations (sweeps, in the fused solver's chunked scheme).
     chunks: chunks of time of the fused solver's chunked scheme; 1 is one exact sweep, None leaves
         it to the solver. Other solvers have no chunks.
