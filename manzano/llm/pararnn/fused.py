@@ -24,7 +24,7 @@ from torch import Tensor
 from manzano.llm.pararnn.cells import GRU_CELL, LSTM_CELL, Cell
 from manzano.llm.pararnn.memory import empty
 from manzano.llm.pararnn.native import available, library
-from manzano.llm.pararnn.report import Report, SolverOptions
+from manzano.llm.pararnn.report import ONCE, Report, SolverOptions
 from manzano.llm.pararnn.sequential import sequential
 
 CELLS = (GRU_CELL, LSTM_CELL)
@@ -262,4 +262,10 @@ def backward(ctx, grad_states, *_):
     return (*gradients, *(None,) * 5)
 
 
+def second_derivative(ctx, *_):
+    """There is none."""
+    raise RuntimeError(ONCE)
+
+
 forward_op.register_autograd(backward, setup_context=keep_for_backward)
+backward_op.register_autograd(second_derivative)

@@ -17,7 +17,7 @@ from torch import Tensor
 from manzano.llm.pararnn.cells import Cell
 from manzano.llm.pararnn.jacobian import jacobian_of, step_with_jacobian
 from manzano.llm.pararnn.packing import at_starts, previous_states
-from manzano.llm.pararnn.report import ConvergenceError, Report, SolverOptions
+from manzano.llm.pararnn.report import ONCE, ConvergenceError, Report, SolverOptions
 
 Recurrence = Callable[[Tensor, Tensor, bool], Tensor]
 """recurrence(jacobians (B, T, S, S, D), right (B, T, S, D), reverse) -> x (B, T, S, D), one dtype:
@@ -91,10 +91,7 @@ class OnlyOnce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
-        raise RuntimeError(
-            "this ParaRNN solver is differentiable once: for second derivatives use "
-            'solver="sequential"'
-        )
+        raise RuntimeError(ONCE)
 
 
 class Solution(torch.autograd.Function):

@@ -56,6 +56,10 @@ class Report:
         }
 
 
+ONCE = 'this ParaRNN solver is differentiable once: for second derivatives use solver="sequential"'
+"""What a second derivative of any other solver says."""
+
+
 class ConvergenceError(RuntimeError):
     """A solver chosen by name has not converged; its states are not returned."""
 
