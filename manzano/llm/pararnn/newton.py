@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manzano.llm.pararnn.cells import Cell
 from manzano.llm.pararnn.jacobian import jacobian_of, step_with_jacobian
-from manzano.llm.pararnn.packing import at_starts, previous_states
+from manzano.llm.pararnn.packing import added_at_ends, at_ends, at_starts, previous_states
 from manzano.llm.pararnn.report import ONCE, ConvergenceError, Report, SolverOptions
 
 Recurrence = Callable[[Tensor, Tensor, bool], Tensor]
@@ -95,7 +95,8 @@ class OnlyOnce(torch.autograd.Function):
 
 
 class Solution(torch.autograd.Function):
-    """Gives states that solve the recurrence its gradients (implicit function theorem).
+    """Gives states that solve the recurrence, and the last of them, gradients (implicit
+    function theorem).
 
     Backward: m_t = g_t + J_{t+1}^T m_{t+1}, then the step's own vector-Jacobian product of m.
     """
@@ -105,7 +106,7 @@ class Solution(torch.autograd.Function):
         ctx.save_for_backward(preactivations, parameters, state, states, starts)
         ctx.cell, ctx.recurrence = cell, recurrence
         # Half types round here; otherwise a view, for autograd to attach the gradient to.
-        return states.to(preactivations.dtype).view_as(states)
+        return states.to(preactivations.dtype).view_as(states), at_ends(states, starts)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
@@ -117,7 +118,8 @@ class Solution(torch.autograd.Function):
             weights = parameters.detach().requires_grad_()
             after = ctx.cell.step(before, inputs, weights)
             jacobians = without_resets(jacobian_of(after, before), starts)
-            multipliers = ctx.recurrence(jacobians, gradients[0].to(dtype), True)
+            right = added_at_ends(gradients[0].to(dtype), gradients[1], starts)
+            multipliers = ctx.recurrence(jacobians, right, True)
             d_inputs, d_weights, d_before = torch.autograd.grad(
                 after, (inputs, weights, before), multipliers, materialize_grads=True
             )
@@ -136,7 +138,7 @@ def newton_with(
     state: Tensor,
     starts: Tensor | None,
     options: SolverOptions,
-) -> tuple[Tensor, Report]:
+) -> tuple[Tensor, Tensor, Report]:
     """Newton's method with `recurrence` for the linear solves, reported as `name`.
 
     From h_t = f(0, u_t) it iterates until every residual |f(h_{t-1}, u_t) - h_t| is within the
@@ -153,8 +155,10 @@ def newton_with(
         states, report = iterate(
             name, recurrence, cell, preactivations, parameters, state, starts, options
         )
-    solution = Solution.apply(preactivations, parameters, state, states, cell, starts, recurrence)
-    return solution, report  # pyright: ignore
+    states, final = Solution.apply(  # pyright: ignore
+        preactivations, parameters, state, states, cell, starts, recurrence
+    )
+    return states, final, report
 
 
 def iterate(
@@ -208,7 +212,7 @@ def newton(
     state: Tensor,
     starts: Tensor | None,
     options: SolverOptions,
-) -> tuple[Tensor, Report]:
+) -> tuple[Tensor, Tensor, Report]:
     """Newton's method with `parallel_reduction`; see `newton_with`."""
     return newton_with(
         "newton",

@@ -75,8 +75,9 @@ class Solver(Protocol):
         starts: None, or where packed (B = 1) the valid cu_seqlens (N + 1,).
 
     Returns:
-        The states (B, T, S, D) in the dtype of `preactivations`, differentiable in the first three
-        tensors, and what was done.
+        The states (B, T, S, D) in the dtype of `preactivations`, the final one of each sequence
+        (N, S, D) in that of `state`, not rounded to the former, and what was done. Both states are
+        differentiable in the first three tensors.
     """
 
     def __call__(
@@ -87,4 +88,4 @@ class Solver(Protocol):
         state: Tensor,
         starts: Tensor | None,
         options: SolverOptions,
-    ) -> tuple[Tensor, Report]: ...
+    ) -> tuple[Tensor, Tensor, Report]: ...

@@ -64,9 +64,10 @@ def test_opcheck(name, chunks, dtype):
     forward = (*leaves, None, number, chunks, 16, 1e-7)
     opcheck(operators.pararnn_forward.default, forward)
     with torch.no_grad():
-        states, checkpoints, _, _ = operators.pararnn_forward(*forward)
+        states, final, checkpoints, _, _ = operators.pararnn_forward(*forward)
         saved = checkpoints if dtype.itemsize < 4 else states
-        backward = (torch.ones_like(states), *leaves, None, saved, number, chunks)
+        gradients = torch.ones_like(states), torch.ones_like(final)
+        backward = (*gradients, *leaves, None, saved, number, chunks)
         opcheck(operators.pararnn_backward.default, backward)
 
 

@@ -48,6 +48,13 @@ struct Backward {
                             tile.count(v, W));
   }
 
+  // lambda at the end of a sequence.
+  void load_final(int64_t sequence, const Tile& tile, L* lambda) const {
+    const F* from = (const F*)p.grad_final + sequence * S * D + tile.channel;
+    for (int v = 0; v < tile.vectors; ++v)
+      for (int s = 0; s < S; ++s) lambda[v * S + s] = load(from + s * D + v * W, 1, tile.count(v, W));
+  }
+
   const I* preactivations(int64_t row, int64_t t, int64_t channel) const {
     return (const I*)p.preactivations + row * p.strides.row + t * p.strides.time +
            channel * p.strides.channel;
@@ -183,9 +190,9 @@ struct Backward {
         const Tile tile = grid.tile(unit);
         const int64_t sequence = grid.sequence(unit);
         const Span span = sequence_span(p.shape, sequence);
-        std::fill(lambda.begin(), lambda.end(), L{});
         std::fill(totals.begin(), totals.end(), L{});
         load_parameters(tile, x.a.data());
+        load_final(sequence, tile, lambda.data());
         reverse<true>(sequence, span.begin, span.end, tile, x, lambda.data(), totals.data(),
                       nullptr);
         store_results(sequence, tile, lambda.data(), totals.data());
@@ -231,6 +238,7 @@ struct Backward {
   bool chain(Chunked& y, int64_t unit) const {
     std::vector<L> carried(per_unit * S), q(per_unit * S);
     L doubt = L{};
+    load_final(grid.sequence(unit), grid.tile(unit), carried.data());
     for (int64_t c = chunks - 1; c >= 0; --c) {
       const int64_t job = unit * chunks + c;
       L* lambda = y.lambda.data() + job * per_unit * S;

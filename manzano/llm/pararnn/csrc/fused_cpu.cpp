@@ -55,6 +55,13 @@ struct Forward {
       for (int s = 0; s < S; ++s) store<F>(state[v * S + s], out + s * D + v * W, tile.count(v, W));
   }
 
+  void store_final(const Span& span, const Tile& tile, const L* state) const {
+    F* out = (F*)p.final + span.sequence * S * p.shape.channels + tile.channel;
+    for (int v = 0; v < tile.vectors; ++v)
+      for (int s = 0; s < S; ++s)
+        store<F>(state[v * S + s], out + s * p.shape.channels + v * W, tile.count(v, W));
+  }
+
   // One step of `count` channels from `from`, to `out`.
   template <bool kWrite, bool kProduct, bool kWhole>
   CELL_FUNCTION void advance(const I* from, int count, const L* a, L* h, L* product, I* out) const {
@@ -96,6 +103,7 @@ struct Forward {
         advance<kWrite, kProduct, false>(u + v * W * channel, tile.count(v, W), a + v * P,
                                          state + v * S, product + v * S * S, out + v * W);
     }
+    if (kWrite && begin < end && end == span.end) store_final(span, tile, state);
     if (kWrite) finish_streams();
   }
 

@@ -66,6 +66,9 @@ __device__ __forceinline__ void march(const FusedForward& p, const Lane& lane, i
       out += S * D;
     }
   }
+  if (kWrite && begin < end && end == lane.end)
+    for (int s = 0; s < S; ++s)
+      ((F*)p.final)[(lane.sequence * S + s) * D + lane.channel] = state[s];
 }
 
 template <typename Cell, typename F>
