@@ -4,8 +4,9 @@ Forward, one of two schemes, by the size of the problem or `options.chunks`:
 
 - an exact sweep over time, a lane a channel;
 - multiple shooting: time is cut into chunks that run side by side, and Newton's method looks for
-  the states at their starts alone. The last correction of those starts is the certificate: only
-  when none is above the tolerance is the result taken. Chunks whose start has moved are run again;
+  the states at their starts alone. The last correction of those starts, and how far each is from
+  the end of the chunk before, is the certificate: only when none is above the tolerance is the
+  result taken. Chunks whose start has moved are run again;
   after `max_iterations` sweeps, what has not settled is swept exactly. All of that is decided
   within the kernel: the host does not wait.
 

@@ -196,12 +196,13 @@ struct Forward {
           }
           for (int s = 0; s < S; ++s) {
             F& start = moved_starts[(here + s) * W + lane];
+            const F doubt = unsettled_by(end[s], start, next[s]);
             moved[s] = next[s] - start;
             start = next[s];
             pending[c] |= moved[s] != F(0);
-            if (!(std::abs(moved[s]) <= F(p.tolerance) * bound[s]))
+            if (!(doubt <= F(p.tolerance) * bound[s]))
               unsettled = std::min(unsettled, c);
-            largest = std::max(largest, std::abs(moved[s]));
+            largest = std::max(largest, doubt);
           }
         }
       }
