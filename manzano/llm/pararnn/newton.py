@@ -151,10 +151,11 @@ def newton_with(
         ConvergenceError: where that takes more than `options.max_iterations` iterations, or a
             residual is not finite.
     """
-    with torch.no_grad():
-        states, report = iterate(
-            name, recurrence, cell, preactivations, parameters, state, starts, options
-        )
+    # Jacobians come from autograd, which takes no tensors of inference mode.
+    with torch.inference_mode(False), torch.no_grad():
+        given = (preactivations, parameters, state)
+        inputs = (x.clone() if x.is_inference() else x for x in given)
+        states, report = iterate(name, recurrence, cell, *inputs, starts, options)
     states, final = Solution.apply(  # pyright: ignore
         preactivations, parameters, state, states, cell, starts, recurrence
     )

@@ -99,6 +99,24 @@ def test_autocast_around_it_changes_nothing(solver):
         assert torch.equal(solve(GRU_CELL, *arguments, solver=solver)[0], wanted)
 
 
+@every_solver
+@pytest.mark.parametrize("cell", [GRU_CELL, user_cell(3)], ids=lambda cell: cell.name)
+def test_inference_mode_changes_nothing(solver, cell):
+    if solver == "fused" and cell is not GRU_CELL:
+        pytest.skip("the fused solver has no user cells")
+    shapes = ((1, 200, cell.num_preactivations, 3), (cell.num_parameters, 3))
+    inputs = [draw(*shape) * 0.5 for shape in shapes]
+    wanted, wanted_final, report = solve(cell, *inputs, solver=solver)
+    with torch.inference_mode():
+        inputs = [x.clone() for x in inputs]
+        inside = solve(cell, *inputs, solver=solver)
+    with torch.no_grad():
+        after = solve(cell, *inputs, solver=solver)
+    for states, final, found in (inside, after):
+        assert torch.equal(states, wanted) and torch.equal(final, wanted_final)
+        assert found.summary() == report.summary()
+
+
 def test_parameters_of_another_dtype_are_used_in_the_state_s():
     preactivations, parameters, state = Case("gru", 20).inputs()
     halves = preactivations.bfloat16(), parameters.bfloat16().requires_grad_(), state.float()
