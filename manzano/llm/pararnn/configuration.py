@@ -23,8 +23,8 @@ class ParaRNNConfig(PreTrainedConfig):
         num_heads: blocks of the cell's input projection.
         conv_kernel: taps of the causal depthwise convolution in front of the cell.
         recurrent_bound: recurrent weights are clamped to +- this; None leaves them free.
-        keep_bias: initial bias of the gate that keeps the cell's state, towards keeping: of 3, a step
-            keeps sigmoid(3) = .95 of it at first; of 0, the paper's, half.
+        keep_bias: initial bias of the gate that keeps the cell's state, towards keeping: of 3, a
+            step keeps sigmoid(3) = .95 of it at first; of 0, the paper's, half.
         solver: a name of manzano.llm.pararnn.solver.SOLVERS, or "auto".
         layer_types: "pararnn" or "full_attention" for each layer; by default all are "pararnn".
         num_attention_heads, num_key_value_heads, head_dim, attention_bias, attention_dropout,
