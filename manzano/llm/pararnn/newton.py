@@ -154,8 +154,8 @@ def newton_with(
     # Jacobians come from autograd, which takes no tensors of inference mode.
     with torch.inference_mode(False), torch.no_grad():
         given = (preactivations, parameters, state)
-        inputs = (x.clone() if x.is_inference() else x for x in given)
-        states, report = iterate(name, recurrence, cell, *inputs, starts, options)
+        u, a, h = (x.clone() if x.is_inference() else x for x in given)
+        states, report = iterate(name, recurrence, cell, u, a, h, starts, options)
     states, final = Solution.apply(  # pyright: ignore
         preactivations, parameters, state, states, cell, starts, recurrence
     )
