@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from manzano.llm.backbone import language_config
 from manzano.training.muon import Muon, hidden_matrices, orthogonalize
 from manzano.training.optimizer import OptimConfig, build_optimizer, set_learning_rate
+from tests.llm.pararnn.language_models import PARARNN
 from tests.tiny import QWEN3
 
 
@@ -65,6 +66,23 @@ def test_tables_of_words_are_left_to_adamw(tied):
     every = {name for name, p in model.named_parameters() if p.ndim == 2}
     assert every - names == {"model.embed_tokens.weight"} | (set() if tied else {"lm_head.weight"})
     assert names
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_numbers_a_channel_of_recurrent_layers_are_no_matrices_and_do_not_decay(cell):
+    """Recurrent weights (P, D), biases (G, D) and taps (D, K) have two dimensions all the same."""
+    model = AutoModelForCausalLM.from_config(
+        language_config(PARARNN | {"cell": cell, "vocab_size": 40})
+    )
+    groups = build_optimizer(model, OptimConfig(matrix_lr=0.1, weight_decay=0.1)).param_groups
+    kinds = {p: (g["momentum"] > 0, g["weight_decay"] > 0) for g in groups for p in g["params"]}
+    for layer in model.model.layers:
+        mixer = layer.mixer
+        for parameter in (mixer.cell.recurrent, mixer.cell.bias, mixer.conv.weight):
+            assert parameter.ndim == 2 and kinds[parameter] == (False, False)
+        assert kinds[mixer.cell.weight] == (False, True)
+        for linear in (mixer.in_proj, mixer.out_proj, layer.mlp.up_proj):
+            assert kinds[linear.weight] == (True, True)
 
 
 def test_each_kind_has_its_own_rate_and_both_obey_the_multipliers():

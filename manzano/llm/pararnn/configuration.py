@@ -23,7 +23,8 @@ class ParaRNNConfig(PreTrainedConfig):
         num_heads: blocks of the cell's input projection.
         conv_kernel: taps of the causal depthwise convolution in front of the cell.
         recurrent_bound: recurrent weights are clamped to +- this; None leaves them free.
-        keep_bias: initial bias of the cell's gates towards keeping their state; 0 is the paper's.
+        keep_bias: initial bias of the gate that keeps the cell's state, towards keeping: of 3, a
+            step keeps sigmoid(3) = .95 of it at first; of 0, the paper's, half.
         solver: a name of manzano.llm.pararnn.solver.SOLVERS, or "auto".
         layer_types: "pararnn" or "full_attention" for each layer; by default all are "pararnn".
         num_attention_heads, num_key_value_heads, head_dim, attention_bias, attention_dropout,
@@ -44,8 +45,8 @@ class ParaRNNConfig(PreTrainedConfig):
     cell: str = "gru"
     num_heads: int = 4
     conv_kernel: int = 4
-    recurrent_bound: float | None = 0.5
-    keep_bias: float = 0.0
+    recurrent_bound: float | int | None = 0.5
+    keep_bias: float | int = 0.0
     solver: str = "auto"
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6

@@ -4,8 +4,9 @@ Forward, one of two schemes, by the size of the problem or `options.chunks`:
 
 - an exact sweep over time, a lane a channel;
 - multiple shooting: time is cut into chunks that run side by side, and Newton's method looks for
-  the states at their starts alone. The last correction of those starts is the certificate: only
-  when none is above the tolerance is the result taken. Chunks whose start has moved are run again;
+  the states at their starts alone. The last correction of those starts, and how far each is from
+  the end of the chunk before, is the certificate: only when none is above the tolerance is the
+  result taken. Chunks whose start has moved are run again;
   after `max_iterations` sweeps, what has not settled is swept exactly. All of that is decided
   within the kernel: the host does not wait.
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from manzano.llm.pararnn.cells import GRU_CELL, LSTM_CELL, Cell
 from manzano.llm.pararnn.memory import empty
 from manzano.llm.pararnn.native import available, library
-from manzano.llm.pararnn.report import Report, SolverOptions
+from manzano.llm.pararnn.report import ONCE, Report, SolverOptions
 from manzano.llm.pararnn.sequential import sequential
 
 CELLS = (GRU_CELL, LSTM_CELL)
@@ -60,7 +61,7 @@ def fused(
     state: Tensor,
     starts: Tensor | None,
     options: SolverOptions,
-) -> tuple[Tensor, Report]:
+) -> tuple[Tensor, Tensor, Report]:
     """Solve in one native kernel; arguments and results as `report.Solver` says.
 
     States are kept in fp32 (fp64 for fp64) whatever the dtype, and gradients are those of the
@@ -79,7 +80,7 @@ def fused(
     if not supports(cell, preactivations):
         return sequential(cell, preactivations, parameters, state, starts, options)
     computed = torch.finfo(state.dtype)
-    states, _, sweeps, residual = torch.ops.manzano.pararnn_forward(
+    states, final, _, sweeps, residual = torch.ops.manzano.pararnn_forward(
         preactivations,
         parameters,
         state,
@@ -89,7 +90,7 @@ def fused(
         options.max_iterations,
         options.tolerance or computed.eps,
     )
-    return states, Report("fused", sweeps, residual.detach())
+    return states, final, Report("fused", sweeps, residual.detach())
 
 
 def shape_of(preactivations: Tensor, state: Tensor, cell: int) -> list[int]:
@@ -149,9 +150,10 @@ def forward_op(
     chunks: int,
     max_sweeps: int,
     tolerance: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """States (B, T, S, D), checkpoints, and the counts of the report: sweeps (int32), residual."""
-    states, checkpoints, sweeps, residual = forward_outputs(preactivations, state, empty)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """States (B, T, S, D), the final ones unrounded (N, S, D), checkpoints, and the counts of the
+    report: sweeps (int32), residual."""
+    states, final, checkpoints, sweeps, residual = forward_outputs(preactivations, state, empty)
     sweeps.zero_()
     residual.zero_()
     parameters, state = parameters.contiguous(), state.contiguous()
@@ -165,6 +167,7 @@ def forward_op(
         parameters.data_ptr(),
         state.data_ptr(),
         states.data_ptr(),
+        final.data_ptr(),
         checkpoints.data_ptr(),
         sweeps.data_ptr(),
         residual.data_ptr(),
@@ -172,7 +175,7 @@ def forward_op(
         tolerance,
         *on_device(preactivations),
     )
-    return states, checkpoints, sweeps, residual
+    return states, final, checkpoints, sweeps, residual
 
 
 @forward_op.register_fake
@@ -182,11 +185,12 @@ def forward_fake(preactivations, parameters, state, starts, cell, chunks, max_sw
 
 def forward_outputs(
     preactivations: Tensor, state: Tensor, new: Callable[..., Tensor] = Tensor.new_empty
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `forward_op` returns, unwritten; the states are new(preactivations, their shape)."""
     rows, steps, _, channels = preactivations.shape
     return (
         new(preactivations, (rows, steps, state.shape[1], channels)),
+        state.new_empty(state.shape),
         state.new_empty(checkpoint_shape(preactivations, state)),
         state.new_empty((), dtype=torch.int32),
         state.new_empty((), dtype=torch.float32),
@@ -196,6 +200,7 @@ def forward_outputs(
 @torch.library.custom_op("manzano::pararnn_backward", mutates_args=())
 def backward_op(
     grad_states: Tensor,
+    grad_final: Tensor,
     preactivations: Tensor,
     parameters: Tensor,
     state: Tensor,
@@ -212,6 +217,7 @@ def backward_op(
     by_sequence = parameters.new_empty((len(state), *parameters.shape))
     grad_state = state.new_empty(state.shape)
     parameters, state, saved = parameters.contiguous(), state.contiguous(), saved.contiguous()
+    grad_final = grad_final.contiguous()
     borders = None if starts is None else starts.to(torch.int64).contiguous()
     kernels(preactivations).fused_backward(
         *shape_of(preactivations, state, cell),
@@ -224,6 +230,7 @@ def backward_op(
         saved.data_ptr(),
         grad_states.data_ptr(),
         *grad_states.stride(),
+        grad_final.data_ptr(),
         grad_preactivations.data_ptr(),
         by_sequence.data_ptr(),
         grad_state.data_ptr(),
@@ -233,7 +240,9 @@ def backward_op(
 
 
 @backward_op.register_fake
-def backward_fake(grad_states, preactivations, parameters, state, starts, saved, cell, chunks):
+def backward_fake(
+    grad_states, grad_final, preactivations, parameters, state, starts, saved, cell, chunks
+):
     return (
         preactivations.new_empty(preactivations.shape),
         parameters.new_empty(parameters.shape),
@@ -244,22 +253,41 @@ def backward_fake(grad_states, preactivations, parameters, state, starts, saved,
 def keep_for_backward(ctx, inputs, output) -> None:
     """What the backward pass reads: the inputs, and the states as they were before rounding."""
     preactivations, parameters, state, starts, cell, chunks, _, _ = inputs
-    states, checkpoints, _, _ = output
+    states, _, checkpoints, _, _ = output
     saved = states if preactivations.dtype == state.dtype else checkpoints
     ctx.save_for_backward(preactivations, parameters, state, starts, saved)
     ctx.cell, ctx.chunks = cell, chunks
     ctx.set_materialize_grads(False)
 
 
-def backward(ctx, grad_states, *_):
-    """Gradients of `forward_op`'s arguments; its other outputs have none."""
-    if grad_states is None:
+def backward(ctx, grad_states, grad_final, *_):
+    """Gradients of `forward_op`'s arguments; what else it returns has none."""
+    if grad_states is None and grad_final is None:
         return (None,) * 8
     preactivations, parameters, state, starts, saved = ctx.saved_tensors
+    if grad_states is None:  # one zero for all: the kernels honour strides
+        rows, steps, _, channels = preactivations.shape
+        grad_states = preactivations.new_zeros(()).expand(rows, steps, state.shape[1], channels)
+    if grad_final is None:
+        grad_final = torch.zeros_like(state)
     gradients = torch.ops.manzano.pararnn_backward(
-        grad_states, preactivations, parameters, state, starts, saved, ctx.cell, ctx.chunks
+        grad_states,
+        grad_final,
+        preactivations,
+        parameters,
+        state,
+        starts,
+        saved,
+        ctx.cell,
+        ctx.chunks,
     )
     return (*gradients, *(None,) * 5)
 
 
+def second_derivative(ctx, *_):
+    """There is none."""
+    raise RuntimeError(ONCE)
+
+
 forward_op.register_autograd(backward, setup_context=keep_for_backward)
+backward_op.register_autograd(second_derivative)

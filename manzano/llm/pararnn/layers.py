@@ -44,6 +44,8 @@ class ParaRNNLayer(nn.Module):
         recurrent_bound: recurrent parameters are used clamped to [-bound, bound]: 0.5 is the
             paper's recipe, which keeps Newton's iterations few; None does not clamp, as state
             tracking (parity) wants it.
+        keep_bias: initial bias of the gate that keeps the state, towards keeping: of 3, a step
+            keeps sigmoid(3) = .95 of it at first; of 0, as in the paper, half.
         options: for the solver.
 
     Initial values are those of the paper's training: Kaiming-uniform projection, recurrent
@@ -142,7 +144,7 @@ class ParaRNNLayer(nn.Module):
         Raises:
             ValueError, ConvergenceError: as `solver.solve`.
         """
-        self.check_features(x, 3, "(rows, steps, features)")
+        self.check(x, 3, "(rows, steps, features)")
         preactivations = self.project(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         states, state, self.last_report = solve(
             self.cell,
@@ -161,27 +163,38 @@ class ParaRNNLayer(nn.Module):
 
         The state stays in its own dtype (see `forward`) from step to step.
         """
-        self.check_features(x, 2, "(rows, features)")
+        self.check(x, 2, "(rows, features)")
         preactivations = self.project(x)
         dtype = state_dtype(preactivations.dtype)
         shape = (len(x), self.cell.state_size, self.hidden_size)
         if state is None:
             state = torch.zeros(shape, dtype=dtype, device=x.device)
-        elif state.shape != shape or state.dtype != dtype:
+        elif (state.shape, state.dtype, state.device) != (shape, dtype, x.device):
             raise ValueError(
-                f"the state has shape {shape} and dtype {dtype} here, got {tuple(state.shape)} "
-                f"and {state.dtype}"
+                f"the state has shape {shape} and dtype {dtype} here, on {x.device}; got "
+                f"{tuple(state.shape)} and {state.dtype} on {state.device}"
             )
         with torch.autocast(x.device.type, enabled=False):
             parameters = self.recurrent_parameters().to(dtype)
             state = self.cell.step(state, preactivations.to(dtype), parameters)
         return state[:, -1].to(preactivations.dtype), state
 
-    def check_features(self, x: Tensor, dimensions: int, shape: str) -> None:
-        """Raise ValueError for x of another rank or another number of features."""
+    def check(self, x: Tensor, dimensions: int, shape: str) -> None:
+        """Raise ValueError for x of another rank, number of features, device or dtype."""
         if x.dim() != dimensions or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"x has shape {shape} with {self.input_size} features, got {tuple(x.shape)}"
+            )
+        if x.device != self.weight.device:
+            raise ValueError(
+                f"x is on {x.device} but the layer on {self.weight.device}: move one of them"
+            )
+        dtypes = (x.dtype, self.weight.dtype)
+        # Autocast casts all but fp64 to one dtype.
+        mixed = torch.is_autocast_enabled(x.device.type) and torch.float64 not in dtypes
+        if x.dtype != self.weight.dtype and not (mixed and x.is_floating_point()):
+            raise ValueError(
+                f"x is {x.dtype} but the layer {self.weight.dtype}: convert one of them"
             )
 
     def extra_repr(self) -> str:

@@ -50,8 +50,9 @@ class CausalConvolution(nn.Module):
         number = len(x) if sequences is None else len(sequences.rows)
         if history is None:
             history = x.new_zeros(number, before, x.shape[-1])
+        history = history.to(x.dtype)
         if sequences is None:
-            extended = torch.cat([history.to(x.dtype), x], dim=1)
+            extended = torch.cat([history, x], dim=1)
             return self._weighted(extended), extended[:, extended.shape[1] - before :]
         # Each sequence gets its history in front of it, so that no tap reaches into a neighbour.
         places = torch.arange(x.shape[1], device=x.device) + before * sequences.owners  # (M,)

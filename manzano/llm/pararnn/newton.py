@@ -16,8 +16,8 @@ from torch import Tensor
 
 from manzano.llm.pararnn.cells import Cell
 from manzano.llm.pararnn.jacobian import jacobian_of, step_with_jacobian
-from manzano.llm.pararnn.packing import at_starts, previous_states
-from manzano.llm.pararnn.report import ConvergenceError, Report, SolverOptions
+from manzano.llm.pararnn.packing import added_at_ends, at_ends, at_starts, previous_states
+from manzano.llm.pararnn.report import ONCE, ConvergenceError, Report, SolverOptions
 
 Recurrence = Callable[[Tensor, Tensor, bool], Tensor]
 """recurrence(jacobians (B, T, S, S, D), right (B, T, S, D), reverse) -> x (B, T, S, D), one dtype:
@@ -91,14 +91,12 @@ class OnlyOnce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
-        raise RuntimeError(
-            "this ParaRNN solver is differentiable once: for second derivatives use "
-            'solver="sequential"'
-        )
+        raise RuntimeError(ONCE)
 
 
 class Solution(torch.autograd.Function):
-    """Gives states that solve the recurrence its gradients (implicit function theorem).
+    """Gives states that solve the recurrence, and the last of them, gradients (implicit
+    function theorem).
 
     Backward: m_t = g_t + J_{t+1}^T m_{t+1}, then the step's own vector-Jacobian product of m.
     """
@@ -108,7 +106,7 @@ class Solution(torch.autograd.Function):
         ctx.save_for_backward(preactivations, parameters, state, states, starts)
         ctx.cell, ctx.recurrence = cell, recurrence
         # Half types round here; otherwise a view, for autograd to attach the gradient to.
-        return states.to(preactivations.dtype).view_as(states)
+        return states.to(preactivations.dtype).view_as(states), at_ends(states, starts)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
@@ -120,7 +118,8 @@ class Solution(torch.autograd.Function):
             weights = parameters.detach().requires_grad_()
             after = ctx.cell.step(before, inputs, weights)
             jacobians = without_resets(jacobian_of(after, before), starts)
-            multipliers = ctx.recurrence(jacobians, gradients[0].to(dtype), True)
+            right = added_at_ends(gradients[0].to(dtype), gradients[1], starts)
+            multipliers = ctx.recurrence(jacobians, right, True)
             d_inputs, d_weights, d_before = torch.autograd.grad(
                 after, (inputs, weights, before), multipliers, materialize_grads=True
             )
@@ -139,10 +138,10 @@ def newton_with(
     state: Tensor,
     starts: Tensor | None,
     options: SolverOptions,
-) -> tuple[Tensor, Report]:
+) -> tuple[Tensor, Tensor, Report]:
     """Newton's method with `recurrence` for the linear solves, reported as `name`.
 
-    From h_t = f(0, u_t) it iterates until the residual max |f(h_{t-1}, u_t) - h_t| is within the
+    From h_t = f(0, u_t) it iterates until every residual |f(h_{t-1}, u_t) - h_t| is within the
     tolerance twice in turn: the residual bounds the error of one step, and where memory is long
     the error of the states is many times that, which the correction after the first time removes.
     The residual is read on the host in every iteration. Arguments and results else as
@@ -152,12 +151,15 @@ def newton_with(
         ConvergenceError: where that takes more than `options.max_iterations` iterations, or a
             residual is not finite.
     """
-    with torch.no_grad():
-        states, report = iterate(
-            name, recurrence, cell, preactivations, parameters, state, starts, options
-        )
-    solution = Solution.apply(preactivations, parameters, state, states, cell, starts, recurrence)
-    return solution, report  # pyright: ignore
+    # Jacobians come from autograd, which takes no tensors of inference mode.
+    with torch.inference_mode(False), torch.no_grad():
+        given = (preactivations, parameters, state)
+        u, a, h = (x.clone() if x.is_inference() else x for x in given)
+        states, report = iterate(name, recurrence, cell, u, a, h, starts, options)
+    states, final = Solution.apply(  # pyright: ignore
+        preactivations, parameters, state, states, cell, starts, recurrence
+    )
+    return states, final, report
 
 
 def iterate(
@@ -186,8 +188,9 @@ def iterate(
         after, jacobians = step_with_jacobian(cell, before, inputs, parameters)
         right = after - states
         residual = right.abs().max()
-        scale = states.abs().max().clamp(min=1)
-        within = within + 1 if bool(residual <= tolerance * scale) else 0
+        # Of each step: a state that is large elsewhere must not excuse what is wrong here.
+        allowed = tolerance * torch.maximum(before.abs(), states.abs()).amax(2).clamp(min=1)
+        within = within + 1 if bool((right.abs().amax(2) <= allowed).all()) else 0
         if within == 2:
             return states, Report(name, iteration, residual)
         correction = recurrence(without_resets(jacobians, starts), right, False)
@@ -210,7 +213,7 @@ def newton(
     state: Tensor,
     starts: Tensor | None,
     options: SolverOptions,
-) -> tuple[Tensor, Report]:
+) -> tuple[Tensor, Tensor, Report]:
     """Newton's method with `parallel_reduction`; see `newton_with`."""
     return newton_with(
         "newton",

@@ -64,5 +64,12 @@ def at_starts(values: Tensor, starts: Tensor | None) -> Tensor:
 
 
 def at_ends(values: Tensor, starts: Tensor | None) -> Tensor:
-    """Those of `values` (B, T, S, D) at the last step of each sequence, (N, S, D)."""
-    return values[:, -1] if starts is None else values[0, starts[1:].long() - 1]
+    """Those of `values` (B, T, S, D) at the last step of each sequence, (N, S, D), a copy."""
+    return values[:, -1].clone() if starts is None else values[0, starts[1:].long() - 1]
+
+
+def added_at_ends(values: Tensor, ends: Tensor, starts: Tensor | None) -> Tensor:
+    """`values` (B, T, S, D), to which `ends` (N, S, D) are added at each sequence's last step."""
+    if starts is None:
+        return torch.cat((values[:, :-1], values[:, -1:] + ends.unsqueeze(1)), dim=1)
+    return values.index_add(1, starts[1:].long() - 1, ends.unsqueeze(0))

@@ -27,7 +27,7 @@ def reduction(
     state: Tensor,
     starts: Tensor | None,
     options: SolverOptions,
-) -> tuple[Tensor, Report]:
+) -> tuple[Tensor, Tensor, Report]:
     """Newton's method with `native_recurrence`; arguments and results as `newton.newton_with`.
 
     Where nothing can build the kernels, PyTorch's reduction serves; `native` says so once.

@@ -11,8 +11,8 @@ from manzano.llm.pararnn.cells import Cell
 @dataclass(frozen=True)
 class SolverOptions:
     """Args:
-    tolerance: largest residual of a solution, relative to max(1, largest state). None is eight
-        times the rounding unit of the dtype that is computed in.
+    tolerance: largest residual of a step, relative to max(1, size of the states before and after
+        it). None is eight times the rounding unit of the dtype that is computed in.
     max_iterations: most Newton iterations (sweeps, in the fused solver's chunked scheme).
     chunks: chunks of time of the fused solver's chunked scheme; 1 is one exact sweep, None leaves
         it to the solver. Other solvers have no chunks.
@@ -56,6 +56,10 @@ class Report:
         }
 
 
+ONCE = 'this ParaRNN solver is differentiable once: for second derivatives use solver="sequential"'
+"""What a second derivative of any other solver says."""
+
+
 class ConvergenceError(RuntimeError):
     """A solver chosen by name has not converged; its states are not returned."""
 
@@ -71,8 +75,9 @@ class Solver(Protocol):
         starts: None, or where packed (B = 1) the valid cu_seqlens (N + 1,).
 
     Returns:
-        The states (B, T, S, D) in the dtype of `preactivations`, differentiable in the first three
-        tensors, and what was done.
+        The states (B, T, S, D) in the dtype of `preactivations`, the final one of each sequence
+        (N, S, D) in that of `state`, not rounded to the former, and what was done. Both states are
+        differentiable in the first three tensors.
     """
 
     def __call__(
@@ -83,4 +88,4 @@ class Solver(Protocol):
         state: Tensor,
         starts: Tensor | None,
         options: SolverOptions,
-    ) -> tuple[Tensor, Report]: ...
+    ) -> tuple[Tensor, Tensor, Report]: ...

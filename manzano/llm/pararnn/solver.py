@@ -13,7 +13,7 @@ from manzano.llm.pararnn.cells import GRU_CELL, LSTM_CELL, Cell
 from manzano.llm.pararnn.fused import fused, supports
 from manzano.llm.pararnn.jacobian import check_channelwise
 from manzano.llm.pararnn.newton import newton
-from manzano.llm.pararnn.packing import at_ends, check_borders
+from manzano.llm.pararnn.packing import check_borders
 from manzano.llm.pararnn.reduction import reduction
 from manzano.llm.pararnn.report import ConvergenceError, Report, Solver, SolverOptions
 from manzano.llm.pararnn.sequential import sequential
@@ -30,7 +30,7 @@ def auto(
     state: Tensor,
     starts: Tensor | None,
     options: SolverOptions,
-) -> tuple[Tensor, Report]:
+) -> tuple[Tensor, Tensor, Report]:
     """The fastest solver that serves; what none can certify is solved by the plain loop.
 
     `fused` where it has the cell and the device. Else, where steps are many and channels few,
@@ -154,8 +154,9 @@ def solve(
         solver: "auto" or a name in `SOLVERS`.
 
     Returns:
-        The states (B, T, S, D) in the dtype of `preactivations`, the final state (N, S, D) like
-        `state`, and a report. Both states are differentiable in the first three tensors.
+        The states (B, T, S, D) in the dtype of `preactivations`, the final state (N, S, D) in the
+        dtype of `state`, not rounded to the former, and a report. Both states are differentiable in
+        the first three tensors.
 
     Raises:
         ValueError: for input that does not fit, an unknown solver, or a cell that is not
@@ -182,7 +183,4 @@ def solve(
             return states, state, Report("none", 0, state.new_zeros(()))
         if cell not in (GRU_CELL, LSTM_CELL):
             check_channelwise(cell, preactivations.shape[3], state.dtype, device)
-        states, report = chosen(cell, preactivations, parameters, state, cu_seqlens, options)
-        # A copy, not a view: kept from piece to piece, it must not keep the whole piece.
-        final = at_ends(states, cu_seqlens).to(state.dtype, copy=True)
-    return states, final, report
+        return chosen(cell, preactivations, parameters, state, cu_seqlens, options)

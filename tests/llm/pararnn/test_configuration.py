@@ -74,3 +74,22 @@ def test_branches_begin_smaller_the_deeper_they_are():
         assert first == pytest.approx(1, rel=0.05)
         assert last == pytest.approx((2 * index + 2) ** -0.5, rel=0.05)
         assert torch.equal(layer.residual_scale, torch.ones(512))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_gates_begin_as_open_as_asked_and_stay_as_trained(cell, tmp_path):
+    """A whole number too, as a YAML file has it: `keep_bias: 3`."""
+    settings = PARARNN | {"cell": cell, "vocab_size": 10, "keep_bias": 3, "recurrent_bound": 1}
+    model = AutoModelForCausalLM.from_config(language_config(settings))
+    towards_keeping = {"gru": -3, "lstm": 3}[cell]
+    for layer in model.model.layers:
+        wanted = torch.zeros(3, 32)
+        wanted[0] = towards_keeping
+        assert torch.equal(layer.mixer.cell.bias, wanted)
+    with torch.no_grad():
+        model.model.layers[1].mixer.cell.bias.fill_(0.25)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.config.keep_bias == 3
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])

@@ -242,6 +242,27 @@ def test_input_of_another_size_is_refused():
         layer.step(draw(2, 8), draw(2, 1, 12, dtype=torch.float32))
 
 
+@every_solver
+def test_input_of_another_device_or_dtype_is_refused(solver):
+    layer = layer_of("gru", solver, dtype=torch.float32)
+    for dtype in (torch.float64, torch.bfloat16, torch.int64):
+        x = draw(2, 3, 8).to(dtype)
+        with pytest.raises(ValueError, match=f"x is {dtype} but the layer torch.float32"):
+            layer(x)
+        with pytest.raises(ValueError, match=f"x is {dtype} but the layer torch.float32"):
+            layer.step(x[:, 0])
+    with pytest.raises(ValueError, match="x is on meta but the layer on cpu"):
+        layer(torch.empty(2, 3, 8, device="meta"))
+    with pytest.raises(ValueError, match=r"on cpu; got \(2, 1, 12\) and torch.float32 on meta"):
+        layer.step(torch.zeros(2, 8), torch.empty(2, 1, 12, device="meta"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(draw(2, 3, 8).bfloat16())[0].dtype == torch.bfloat16
+        with pytest.raises(ValueError, match="x is torch.float64 but the layer torch.float32"):
+            layer(draw(2, 3, 8))
+        with pytest.raises(ValueError, match="x is torch.int64 but the layer torch.float32"):
+            layer(draw(2, 3, 8).long())
+
+
 @pytest.mark.parametrize("layer", [ParaGRU, ParaLSTM])
 def test_a_layer_that_keeps_forgets_more_slowly_from_the_start(layer):
     """With zero input and recurrent weights a step keeps sigmoid(keep_bias) of the state."""

@@ -38,6 +38,17 @@ def test_the_convolution_of_packed_sequences_goes_on_from_each_history(kernel):
         assert torch.equal(ends[row], end[0])
 
 
+def test_a_history_of_another_dtype_is_taken_in_that_of_the_input():
+    """As of a cache that was filled under autocast."""
+    conv, history = CausalConvolution(6, 4), torch.randn(2, 3, 6).bfloat16()
+    x, rows = torch.randn(2, 5, 6), padded_rows(torch.tensor([[0, 1, 1, 1, 1], [1] * 5]))
+    assert rows is not None
+    y, ends = conv(rows.pack(x), history, rows)
+    wanted, end = conv(x[1:], history[1:].float())
+    torch.testing.assert_close(y[:, 4:], wanted)
+    assert torch.equal(ends[1:], end)
+
+
 def test_the_gated_norm_follows_its_formula():
     norm = GatedRMSNorm(8, eps=1e-6)
     torch.nn.init.normal_(norm.weight)

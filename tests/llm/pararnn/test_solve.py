@@ -62,11 +62,59 @@ def test_the_final_state_is_the_last_and_keeps_no_piece_alive(solver):
 
 
 @every_solver
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:])
+def test_the_final_state_of_half_types_is_not_rounded(solver, dtype, packed):
+    """So that a sequence in pieces is the whole to fp32, and its gradients are."""
+    inputs = [x.float() for x in Case("lstm", 100).inputs()]
+    inputs[0] = inputs[0].to(dtype)
+
+    def solved(state, start, end):
+        states, final, _ = solve(
+            LSTM_CELL, inputs[0][:1, start:end] if packed else inputs[0][:, start:end], inputs[1],
+            state, cu_seqlens=torch.tensor([0, end - start]) if packed else None, solver=solver,
+        )  # fmt: skip
+        assert states.dtype == dtype and final.dtype == torch.float32
+        return states.float(), final
+
+    state = inputs[2][:1] if packed else inputs[2]
+    leaves = [x.requires_grad_() for x in (inputs[0], inputs[1], state.clone())]
+    inputs[1] = leaves[1]
+    states, final = solved(leaves[2], 0, 100)
+    wanted = (final, *torch.autograd.grad(final.sin().sum() + states.sum(), leaves))
+    first, between = solved(leaves[2], 0, 37)
+    second, final = solved(between, 37, 100)
+    loss = final.sin().sum() + first.sum() + second.sum()
+    found = (final, *torch.autograd.grad(loss, leaves))
+    for name, x, y in zip(("final", "d u", "d a", "d state"), found, wanted, strict=True):
+        tolerance = max(1e-5, 2 * torch.finfo(x.dtype).eps)
+        close(x, y, rtol=tolerance, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@every_solver
 def test_autocast_around_it_changes_nothing(solver):
     arguments = [x.float() for x in Case("gru", 20).inputs()]
     wanted = solve(GRU_CELL, *arguments, solver=solver)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(solve(GRU_CELL, *arguments, solver=solver)[0], wanted)
+
+
+@every_solver
+@pytest.mark.parametrize("cell", [GRU_CELL, user_cell(3)], ids=lambda cell: cell.name)
+def test_inference_mode_changes_nothing(solver, cell):
+    if solver == "fused" and cell is not GRU_CELL:
+        pytest.skip("the fused solver has no user cells")
+    shapes = ((1, 200, cell.num_preactivations, 3), (cell.num_parameters, 3))
+    inputs = [draw(*shape) * 0.5 for shape in shapes]
+    wanted, wanted_final, report = solve(cell, *inputs, solver=solver)
+    with torch.inference_mode():
+        inputs = [x.clone() for x in inputs]
+        inside = solve(cell, *inputs, solver=solver)
+    with torch.no_grad():
+        after = solve(cell, *inputs, solver=solver)
+    for states, final, found in (inside, after):
+        assert torch.equal(states, wanted) and torch.equal(final, wanted_final)
+        assert found.summary() == report.summary()
 
 
 def test_parameters_of_another_dtype_are_used_in_the_state_s():

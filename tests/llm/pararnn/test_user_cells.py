@@ -68,3 +68,23 @@ def test_states_without_bound_are_solved_to_a_relative_tolerance():
     )
     torch.testing.assert_close(states, inputs[0].cumsum(1))
     assert states.max() > 200 and report.summary()["iterations"] <= 3
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["channels", "packed"])
+@pytest.mark.parametrize("solver", ["auto", "newton", "reduction"])
+def test_large_states_elsewhere_excuse_no_residual(solver, packed):
+    """States beyond 1e9, whose roundings are hundreds, beside some within 2, in a channel or a
+    sequence of their own."""
+    cell = Cell("beside", lambda state, u, a: a[0] * state + u + torch.tanh(a[1] * state), 1, 1, 2)
+    small = torch.randn(1, 300, 1, 1, generator=torch.Generator().manual_seed(0)) * 0.3
+    large = torch.full((1, 300, 1, 1), 1e7)
+    if packed:  # the same recurrence: what is large is its input
+        u, a = torch.cat((large, small), 1), torch.tensor([[0.0], [-0.9]])
+        borders, part = torch.tensor([0, 300, 600]), (slice(None), slice(300, None))
+    else:
+        u, a = torch.cat((large, small), 3), torch.tensor([[1.0, 0.0], [0.0, -0.9]])
+        borders, part = None, (..., slice(1, None))
+    states = solve(cell, u, a, cu_seqlens=borders, solver=solver)[0]
+    wanted = solve(cell, u, a, cu_seqlens=borders, solver="sequential")[0]
+    assert wanted.abs().max() > 1e6 and wanted[part].abs().max() < 3
+    torch.testing.assert_close(states[part], wanted[part], rtol=0, atol=1e-5)

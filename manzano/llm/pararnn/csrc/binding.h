@@ -56,6 +56,7 @@ class Arguments {
     x.parameters = pointer<void>();
     x.initial = pointer<void>();
     x.states = pointer<void>();
+    x.final = pointer<void>();
     x.checkpoints = pointer<void>();
     x.sweeps = pointer<int32_t>();
     x.residual = pointer<float>();
@@ -74,6 +75,7 @@ class Arguments {
     x.saved = pointer<void>();
     x.grad_states = pointer<void>();
     x.grad_strides = strides();
+    x.grad_final = pointer<void>();
     x.grad_preactivations = pointer<void>();
     x.grad_parameters = pointer<void>();
     x.grad_initial = pointer<void>();

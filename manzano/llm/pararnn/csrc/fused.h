@@ -36,6 +36,7 @@ struct FusedForward {
   const void* parameters;  // F (P, D)
   const void* initial;     // F (N, S, D)
   void* states;            // I (B, T, S, D)
+  void* final;             // F (N, S, D): the last states, unrounded
   void* checkpoints;       // F (B, ceil(T / kCheckpoint), S, D); only written for 16-bit I
   int64_t max_sweeps;
   double tolerance;
@@ -52,6 +53,7 @@ struct FusedBackward {
   const void* saved;         // I (B, T, S, D) the states; for 16-bit I F, the checkpoints
   const void* grad_states;   // I (B, T, S, D)
   Strides grad_strides;
+  const void* grad_final;     // F (N, S, D): of the last states, added to theirs
   void* grad_preactivations;  // I (B, T, G, D)
   void* grad_parameters;      // F (N, P, D): to be summed over the sequences
   void* grad_initial;         // F (N, S, D)

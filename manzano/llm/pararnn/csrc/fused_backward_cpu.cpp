@@ -48,6 +48,13 @@ struct Backward {
                             tile.count(v, W));
   }
 
+  // lambda at the end of a sequence.
+  void load_final(int64_t sequence, const Tile& tile, L* lambda) const {
+    const F* from = (const F*)p.grad_final + sequence * S * D + tile.channel;
+    for (int v = 0; v < tile.vectors; ++v)
+      for (int s = 0; s < S; ++s) lambda[v * S + s] = load(from + s * D + v * W, 1, tile.count(v, W));
+  }
+
   // Where the numbers of step t lie, for a tile of channels.
   Rows<I> preactivations(int64_t row, int64_t t, int64_t channel) const {
     return {(const I*)p.preactivations, p.strides, row, t, channel};
@@ -59,17 +66,18 @@ struct Backward {
 
   // The state before step t: the sequence's first, or saved after the step before, or, of 16-bit
   // problems, before every stretch of steps.
-  Rows<F> state_before(const Span& span, int64_t sequence, int64_t t, int64_t channel) const {
-    if (t == span.begin) return {(const F*)p.initial, {S * D, 0, D, 1}, sequence, 0, channel};
+  Rows<F> state_before(const Span& span, int64_t t, int64_t channel) const {
+    if (t == span.begin)
+      return {(const F*)p.initial, {S * D, 0, D, 1}, span.sequence, 0, channel};
     const int64_t steps = kRecompute ? (p.shape.steps + kCheckpoint - 1) / kCheckpoint : p.shape.steps;
     const Strides strides = {steps * S * D, S * D, D, 1};
     return {(const F*)p.saved, strides, span.row, kRecompute ? t / kCheckpoint : t - 1, channel};
   }
 
   // States before steps begin .. end, within one stretch between checkpoints, computed anew.
-  void recompute(const Span& span, int64_t sequence, int64_t begin, int64_t end, const Tile& tile,
+  void recompute(const Span& span, int64_t begin, int64_t end, const Tile& tile,
                  Scratch& x) const {
-    const Rows<F> first = state_before(span, sequence, begin, tile.channel);
+    const Rows<F> first = state_before(span, begin, tile.channel);
     for (int v = 0; v < tile.vectors; ++v)
       for (int s = 0; s < S; ++s)
         x.previous[v * S + s] = first.template load<false>(s, v, tile.count(v, W));
@@ -96,13 +104,13 @@ struct Backward {
         std::min(tile.whole(W, p.strides.channel), tile.whole(W, p.grad_strides.channel));
     for (int64_t stop = end, from; stop > begin; stop = from) {
       from = std::max(begin, (stop - 1) / kCheckpoint * kCheckpoint);
-      if (kRecompute) recompute(span, sequence, from, stop, tile, x);
+      if (kRecompute) recompute(span, from, stop, tile, x);
       // Sums of a few steps first, then sums of those: shorter sums round less.
       std::fill(x.sums.begin(), x.sums.end(), L{});
       for (int64_t t = stop - 1; t >= from; --t) {
         const Step step = {
             preactivations(span.row, t, tile.channel), grad_states(span.row, t, tile.channel),
-            state_before(span, sequence, t, tile.channel),
+            state_before(span, t, tile.channel),
             kRecompute ? x.previous.data() + (t - from) * per_unit * S : nullptr,
             (I*)p.grad_preactivations + (span.row * p.shape.steps + t) * G * D + tile.channel, D};
         const L* a = x.a.data();
@@ -180,9 +188,9 @@ struct Backward {
         const Tile tile = grid.tile(unit);
         const int64_t sequence = grid.sequence(unit);
         const Span span = sequence_span(p.shape, sequence);
-        std::fill(lambda.begin(), lambda.end(), L{});
         std::fill(totals.begin(), totals.end(), L{});
         load_parameters(tile, x.a.data());
+        load_final(sequence, tile, lambda.data());
         reverse<true>(sequence, span.begin, span.end, tile, x, lambda.data(), totals.data(),
                       nullptr);
         store_results(sequence, tile, lambda.data(), totals.data());
@@ -228,6 +236,7 @@ struct Backward {
   bool chain(Chunked& y, int64_t unit) const {
     std::vector<L> carried(per_unit * S), q(per_unit * S);
     L doubt = L{};
+    load_final(grid.sequence(unit), grid.tile(unit), carried.data());
     for (int64_t c = chunks - 1; c >= 0; --c) {
       const int64_t job = unit * chunks + c;
       L* lambda = y.lambda.data() + job * per_unit * S;

@@ -119,6 +119,13 @@ struct Reverse {
     }
   }
 
+  // lambda at the end of the sequence.
+  __device__ void load_final(F* lambda) const {
+    const F* from = (const F*)p.grad_final + lane.sequence * S * D + lane.channel;
+#pragma unroll
+    for (int s = 0; s < S; ++s) lambda[s] = from[s * D];
+  }
+
   __device__ void store_results(const F* lambda, const F* totals) const {
     if (!lane.active) return;
     F* initial = (F*)p.grad_initial + lane.sequence * S * D + lane.channel;
@@ -135,17 +142,18 @@ __global__ void __launch_bounds__(32) reverse_exactly(const FusedBackward p) {
   using F = typename Element<I>::Number;
   const Lane lane(p.shape);
   const Reverse<Cell, I> reverse(p, lane);
-  F lambda[Cell::kStates] = {}, totals[Cell::kParameters] = {};
+  F lambda[Cell::kStates], totals[Cell::kParameters] = {};
+  reverse.load_final(lambda);
   reverse.template run<true>(lane.begin, lane.end, lambda, totals, nullptr);
   reverse.store_results(lambda, totals);
 }
 
-// From every chunk's q (in `lambdas`) and M to the lambda at every chunk's end, for one lane; false
-// where those are not finite, as a chunk's M may be although the gradient itself is.
+// From every chunk's q (in `lambdas`) and M to the lambda at every chunk's end, for one lane, from
+// the last one's, `carried`; false where those are not finite, as a chunk's M may be although the
+// gradient itself is.
 template <typename F, int S>
-__device__ bool chain(F* lambdas, const F* transfers) {
+__device__ bool chain(F* lambdas, const F* transfers, F* carried) {
   const int width = blockDim.x, lane = threadIdx.x;
-  F carried[S] = {};
   bool finite = true;
   for (int c = int(blockDim.y) - 1; c >= 0; --c) {
     F next[S];
@@ -187,13 +195,17 @@ __global__ void __launch_bounds__(512) reverse_chunked(const FusedBackward p) {
   for (int i = 0; i < S * S; ++i)
     transfers[(chunk * S * S + i) * width + threadIdx.x] = transfer[i];
   __syncthreads();
-  if (chunk == 0) finite[threadIdx.x] = chain<F, S>(lambdas, transfers);
+  if (chunk == 0) {
+    reverse.load_final(lambda);
+    finite[threadIdx.x] = chain<F, S>(lambdas, transfers, lambda);
+  }
   __syncthreads();
   // Where the chunks cannot be chained, the first of them goes through all of time.
   const bool whole = !finite[threadIdx.x];
   if (!whole || chunk == 0) {
-    for (int s = 0; s < S; ++s)
-      lambda[s] = whole ? F(0) : lambdas[(chunk * S + s) * width + threadIdx.x];
+    if (whole) reverse.load_final(lambda);
+    else
+      for (int s = 0; s < S; ++s) lambda[s] = lambdas[(chunk * S + s) * width + threadIdx.x];
     reverse.template run<true>(begin, whole ? lane.end : end, lambda, totals, nullptr);
   }
   for (int i = 0; i < P; ++i) transfers[(chunk * P + i) * width + threadIdx.x] = totals[i];

@@ -55,6 +55,13 @@ struct Forward {
       for (int s = 0; s < S; ++s) store<F>(state[v * S + s], out + s * D + v * W, tile.count(v, W));
   }
 
+  void store_final(const Span& span, const Tile& tile, const L* state) const {
+    F* out = (F*)p.final + span.sequence * S * p.shape.channels + tile.channel;
+    for (int v = 0; v < tile.vectors; ++v)
+      for (int s = 0; s < S; ++s)
+        store<F>(state[v * S + s], out + s * p.shape.channels + v * W, tile.count(v, W));
+  }
+
   // One step of vector v of a tile; states go to `out`, rows of `channels` numbers.
   template <bool kWrite, bool kProduct, bool kWhole>
   static CELL_FUNCTION void advance(const Rows<I>& preactivations, int v, int count, const L* a,
@@ -94,6 +101,7 @@ struct Forward {
       for (int v = whole; v < tile.vectors; ++v)
         advance<kWrite, kProduct, false>(u, v, tile.count(v, W), a, state, product, out, D);
     }
+    if (kWrite && begin < end && end == span.end) store_final(span, tile, state);
     if (kWrite) finish_streams();
   }
 
@@ -186,12 +194,13 @@ struct Forward {
           }
           for (int s = 0; s < S; ++s) {
             F& start = moved_starts[(here + s) * W + lane];
+            const F doubt = unsettled_by(end[s], start, next[s]);
             moved[s] = next[s] - start;
             start = next[s];
             pending[c] |= moved[s] != F(0);
-            if (!(std::abs(moved[s]) <= F(p.tolerance) * bound[s]))
+            if (!(doubt <= F(p.tolerance) * bound[s]))
               unsettled = std::min(unsettled, c);
-            largest = std::max(largest, std::abs(moved[s]));
+            largest = std::max(largest, doubt);
           }
         }
       }

@@ -66,6 +66,9 @@ __device__ __forceinline__ void march(const FusedForward& p, const Lane& lane, i
       out += S * D;
     }
   }
+  if (kWrite && begin < end && end == lane.end)
+    for (int s = 0; s < S; ++s)
+      ((F*)p.final)[(lane.sequence * S + s) * D + lane.channel] = state[s];
 }
 
 template <typename Cell, typename F>
@@ -115,7 +118,7 @@ struct Borders {
 };
 
 // Newton's correction of one lane's starts, in order of time; a lane that has settled keeps its own.
-// Returns the largest correction.
+// Returns the largest doubt in one.
 template <typename F, int S>
 __device__ F correct(Borders<F, S>& x, const FusedForward& p, const F* bound) {
   const int chunks = blockDim.y;
@@ -134,9 +137,9 @@ __device__ F correct(Borders<F, S>& x, const FusedForward& p, const F* bound) {
       for (int s = 0; s < S; ++s) {
         F& start = x.starts[Borders<F, S>::at(c, s)];
         moved[s] = next[s] - start;
-        const F size = moved[s] < F(0) ? -moved[s] : moved[s];
-        if (!(size <= F(p.tolerance) * bound[s]) && unsettled == chunks) unsettled = c;
-        if (size > largest) largest = size;
+        const F doubt = unsettled_by(end[s], start, next[s]);
+        if (!(doubt <= F(p.tolerance) * bound[s]) && unsettled == chunks) unsettled = c;
+        if (doubt > largest) largest = doubt;
         if (writes) start = next[s];
       }
     }

@@ -30,12 +30,12 @@ inline void expect_writes(void* output, int64_t bytes) {
 constexpr int64_t kAhead = 2;
 
 struct Span {
-  int64_t row, begin, end;  // steps begin .. end of a row
+  int64_t sequence, row, begin, end;  // steps begin .. end of a row
 };
 
 inline Span sequence_span(const FusedShape& shape, int64_t sequence) {
-  if (!shape.starts) return {sequence, 0, shape.steps};
-  return {0, shape.starts[sequence], shape.starts[sequence + 1]};
+  if (!shape.starts) return {sequence, sequence, 0, shape.steps};
+  return {sequence, 0, shape.starts[sequence], shape.starts[sequence + 1]};
 }
 
 // Where chunk `chunk` of a sequence begins: cuts lie on checkpoints, chunks may be empty.
