@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ FILES = {
     "cuda": ("binding_cuda.cpp", "fused_cuda.cu", "fused_backward_cuda.cu", "reduction_cuda.cu"),
 }
 COMMAND = "python -m manzano.llm.pararnn.native"
+BUILDING = threading.Lock()
 
 
 class BuildError(RuntimeError):
@@ -52,7 +54,8 @@ def library(device_type: str) -> ModuleType | None:
     Raises:
         BuildError: if the build fails; it is tried once in a process.
     """
-    found = library_or_error(device_type)
+    with BUILDING:  # threads, each of which would build
+        found = library_or_error(device_type)
     if isinstance(found, BuildError):
         raise found
     return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from manzano.llm.pararnn import Cell, ParaGRU, SolverOptions, native, solve
+from manzano.llm.pararnn import Cell, ParaGRU, ParaLSTM, SolverOptions, native, solve
 from manzano.llm.pararnn.fused import chunk_count, supports
 from tests.llm.pararnn.recurrences import CELLS, Case
 
@@ -71,18 +71,21 @@ def test_opcheck(name, chunks, dtype):
         opcheck(operators.pararnn_backward.default, backward)
 
 
+@every_cell
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
 @pytest.mark.parametrize("solver", ["fused", "auto"])
-def test_a_layer_compiles_as_one_graph(solver):
-    layer = ParaGRU(8, 16, num_heads=2, solver=solver)
-    x = torch.randn(2, 21, 8, requires_grad=True)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    for run in (layer, compiled):
-        y, state = run(x)
-        run.gradients = torch.autograd.grad((y.sum() + state.sum()), (x, *layer.parameters()))
-        run.y = y
-    assert torch.equal(compiled.y, layer.y)
-    for found, expected in zip(compiled.gradients, layer.gradients, strict=True):
-        torch.testing.assert_close(found, expected)
+def test_a_layer_compiles_as_one_graph(solver, packed, name):
+    layer = {"gru": ParaGRU, "lstm": ParaLSTM}[name](8, 16, num_heads=2, solver=solver)
+    x = torch.randn(1 if packed else 2, 21, 8, requires_grad=True)
+    borders = torch.tensor([0, 1, 9, 21], dtype=torch.int32) if packed else None
+    results = []
+    # Kept in a list: what is set on a compiled module is set on the module in it.
+    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        y, state = run(x, None, borders)
+        gradients = torch.autograd.grad(y.sin().sum() + state.sum(), (x, *layer.parameters()))
+        results.append((y, state, *gradients))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(*results)
 
 
 def test_only_the_two_cells_have_kernels():

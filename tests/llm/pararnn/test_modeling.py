@@ -162,6 +162,28 @@ def test_generation_with_the_cache_equals_generation_without(kind, how):
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("solver", ["auto", "fused", "reduction", "newton"])
+def test_the_solver_changes_nothing(kind, solver):
+    """The other tests of this file take the plain loop."""
+    models = [language_model(kind), language_model(kind, solver=solver)]
+    ids, positions, _ = packed_rows()
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+    for inputs in ({}, {"position_ids": positions}, {"attention_mask": mask}):
+        real = inputs.get("attention_mask", torch.ones_like(ids)) == 1
+        logits = [model(ids, **inputs).logits[real] for model in models]
+        close(*logits, rtol=1e-4, atol=1e-5)
+        grads = [
+            torch.autograd.grad(out.square().sum(), list(model.parameters()))
+            for model, out in zip(models, logits, strict=True)
+        ]
+        for wanted, found in zip(*grads, strict=True):
+            close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+    options = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(*(model.generate(ids, **options) for model in models))
+
+
 def test_generation_goes_on_from_embeddings_and_from_a_cache():
     model, ids = language_model(), tokens(2, 6) % 49 + 1
     options = {"pad_token_id": 0, "do_sample": False}

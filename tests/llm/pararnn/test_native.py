@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -95,23 +96,37 @@ def test_the_command_shows_what_the_compiler_says(broken_source):
     assert "this is no C++" in result.stdout + result.stderr
 
 
-@needs_kernels
-def test_a_build_is_kept_and_leaves_nothing_else(fresh, monkeypatch):
+@pytest.fixture
+def small_source(fresh, monkeypatch):
+    """Sources that take little time."""
     monkeypatch.setitem(native.FILES, "cpu", ("only.cpp",))
     sources = fresh.parent / "csrc"
     sources.mkdir()
     (sources / "only.cpp").write_text(
+        f"// {sources}: torch's builder renames what it has built before\n"
         "#include <Python.h>\n"
         'static PyModuleDef module = {PyModuleDef_HEAD_INIT, "only", nullptr, -1};\n'
         "#define INIT_(name) PyInit_##name\n#define INIT(name) INIT_(name)\n"
         "PyMODINIT_FUNC INIT(TORCH_EXTENSION_NAME)() { return PyModule_Create(&module); }\n"
     )
     monkeypatch.setattr(native, "SOURCES", sources)
+
+
+@needs_kernels
+def test_a_build_is_kept_and_leaves_nothing_else(fresh, small_source):
     assert native.build("cpu") is not None
     (built,) = fresh.iterdir()
     before = built.stat().st_mtime_ns
     assert native.build("cpu").__file__ == str(built)  # loaded, not built
     assert built.stat().st_mtime_ns == before
+
+
+@needs_kernels
+def test_threads_that_want_the_kernels_at_once_build_them_once(fresh, small_source):
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(native.library, ["cpu"] * 3))
+    assert found[0] is not None and all(one is found[0] for one in found)
+    assert len(list(fresh.iterdir())) == 1
 
 
 def test_importing_compiles_nothing_and_loads_no_builder():

@@ -11,6 +11,7 @@ WAYS["fused, one sweep"] = ("fused", SolverOptions(chunks=1))
 WAYS["fused, chunks"] = ("fused", SolverOptions(chunks=7))
 
 LENGTHS = [Case(cell, steps) for cell in ("gru", "lstm") for steps in (1, 2, 3, 31, 64, 100, 513)]
+SINGLE = [Case(cell, 31, rows=1, channels=1) for cell in ("gru", "lstm")]
 LONG = [Case(cell, 4096, rows=1, channels=3) for cell in ("gru", "lstm")]
 PACKED = [Case(cell, 100, rows=1, packed=(0, 1, 2, 33, 100)) for cell in ("gru", "lstm")]
 REGIMES = [
@@ -46,20 +47,20 @@ def assert_as_good_as_the_loop(case: Case, dtype: torch.dtype, way: str) -> None
 
 @every_way
 @dtypes(*WHOLE, *HALF)
-@cases(LENGTHS, PACKED)
+@cases(LENGTHS, SINGLE, PACKED)
 def test_any_length_and_dtype_is_solved_as_well_as_by_the_loop(case, dtype, way):
     assert_as_good_as_the_loop(case, dtype, way)
 
 
 @every_way
-@dtypes(*WHOLE)
+@dtypes(*WHOLE, *HALF)
 @cases(LONG, REGIMES)
 def test_long_sequences_strong_weights_and_long_memory_are_too(case, dtype, way):
     assert_as_good_as_the_loop(case, dtype, way)
 
 
 @every_way
-@dtypes(*WHOLE)
+@dtypes(*WHOLE, *HALF)
 @cases(HARD)
 def test_where_newton_may_fail_the_result_is_right_or_an_error_says_so(case, dtype, way):
     try:
