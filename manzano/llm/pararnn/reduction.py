@@ -11,6 +11,7 @@ Letters: B rows, T steps, S state size, D channels.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from manzano.llm.pararnn.cells import Cell
@@ -43,6 +44,7 @@ def reduction(
     )
 
 
+@torch.library.custom_op("manzano::pararnn_recurrence", mutates_args=())
 def native_recurrence(jacobians: Tensor, right: Tensor, reverse: bool) -> Tensor:
     """A `newton.Recurrence`: jacobians (B, T, S, S, D) and right (B, T, S, D), fp32 or fp64."""
     jacobians, right = jacobians.contiguous(), right.contiguous()
@@ -67,3 +69,25 @@ def native_recurrence(jacobians: Tensor, right: Tensor, reverse: bool) -> Tensor
         *on_device(right),
     )
     return solution
+
+
+@native_recurrence.register_fake
+def recurrence_fake(jacobians, right, reverse):
+    return torch.empty_like(right, memory_format=torch.contiguous_format)
+
+
+def keep_for_backward(ctx, inputs, output) -> None:
+    jacobians, _, ctx.reverse = inputs
+    ctx.save_for_backward(jacobians, output)
+
+
+def recurrence_backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    """The same recurrence the other way round; the blocks' gradients are outer products."""
+    jacobians, x = ctx.saved_tensors
+    multipliers = native_recurrence(jacobians, gradient, not ctx.reverse)
+    later, earlier = (x, multipliers) if ctx.reverse else (multipliers, x)
+    products = later[:, 1:].unsqueeze(3) * earlier[:, :-1].unsqueeze(2)  # (B, T - 1, S, S, D)
+    return F.pad(products, (0, 0) * 3 + (1, 0)), multipliers, None
+
+
+native_recurrence.register_autograd(recurrence_backward, setup_context=keep_for_backward)
