@@ -1,9 +1,9 @@
 // The fibers of cuda_runtime.h, and a check for races.
 //
 // The kernels are compiled with -fsanitize=thread, whose calls at every access to memory come here:
-// what one thread of a block writes, no other may read or write before the next barrier. A barrier
-// or a shuffle must be the same one for all threads that have not ended. A fault ends the launch
-// with an exception.
+// what one thread of a block writes, no other may read or write before the next barrier. All of a
+// block's threads must meet at the same barrier or shuffle. A fault ends the launch with an
+// exception.
 
 #include "cuda_runtime.h"
 
@@ -80,8 +80,8 @@ void check_meeting() {
               std::to_string(first->line) + " and " + std::to_string(fiber.line);
     first = &fiber;
   }
-  if (first && first->shuffle && ended)
-    fault = "a thread has ended before the shuffle of line " + std::to_string(first->line);
+  if (first && ended)
+    fault = "a thread has ended before the barrier of line " + std::to_string(first->line);
   if (!first || !first->shuffle) accesses.clear();
   if (fault.empty()) return;
   accesses.clear();
