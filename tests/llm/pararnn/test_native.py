@@ -116,6 +116,12 @@ def test_a_build_is_kept_and_leaves_nothing_else(fresh, monkeypatch):
     before = built.stat().st_mtime_ns
     assert native.build("cpu").__file__ == str(built)  # loaded, not built
     assert built.stat().st_mtime_ns == before
+    other = fresh / "other" / "manzano"  # where what is kept does not load
+    other.mkdir(parents=True)
+    (other / built.name).write_text("no library")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(other.parent))
+    with pytest.raises(BuildError, match=f"{built.name} does not load .* delete it"):
+        native.build("cpu")
 
 
 def test_importing_compiles_nothing_and_loads_no_builder():
