@@ -377,7 +377,8 @@ def main() -> None:
         cell, reference = CELLS[name]
         for shape in options.shape or SHAPES:
             title = f"{name}, B={shape[0]}, T={shape[1]}, D={shape[2]}, {options.dtype}"
-            floor = tuple(size / bandwidth for size in floors(cell, shape, dtype))
+            forward, both = floors(cell, shape, dtype)
+            floor = forward / bandwidth, both / bandwidth
             alone = recurrence_rows(cell, shape, dtype, device, options.compiled_loop)
             whole = layer_rows(cell, reference, shape, dtype, device)
             measure([*alone, *whole], device, options.repeats)

@@ -18,9 +18,9 @@ constexpr int kBatch = sizeof(I) == 8 ? kSteps / 2 : kSteps;
 // Steps begin .. end from `state`, which ends as the state after them. kWrite: states (and
 // checkpoints) are written. kProduct: `product` becomes (product of Jacobians) `product`.
 // kAhead: time goes in batches of so many steps, cut at its multiples. When half a batch is done,
-// the same half of the next one is loaded in its place, so that half of it to all is under way. In a
-// whole batch there is no branch: what does not wait for the state, such as the next steps' loads
-// and conversions, fills the waits of the step before.
+// the same half of the next one is loaded in its place: half of it to all is under way. In a whole
+// batch there is no branch: what does not wait for the state, such as the next steps' loads and
+// conversions, fills the waits of the step before.
 template <typename Cell, typename I, int kAhead, bool kWrite, bool kProduct>
 __device__ __forceinline__ void march(const FusedForward& p, const Lane& lane, int64_t begin,
                                       int64_t end, const typename Element<I>::Number* a,
