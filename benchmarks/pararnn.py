@@ -16,6 +16,10 @@ All rows of a shape take turns, so that a busy machine slows them alike, and eac
 unmeasured before it is timed, so that what the row before it left in the caches does not count.
 Median and minimum of the repeats are given; peak memory is what one forward and backward adds. It
 writes a table and a picture into --output.
+
+On a GPU there are two times of a call. One is what a program sees that makes call after call: quick
+kernels wait there for Python to launch them. The other is the device's own, of the same work in a
+CUDA graph, for rows that decide nothing on the host.
 """
 
 import argparse
@@ -43,13 +47,13 @@ from manzano.llm.pararnn import (
     native,
     solve,
 )
-from manzano.llm.pararnn.newton import parallel_reduction
 from manzano.llm.pararnn.reduction import native_recurrence
 
 CELLS = {"gru": (GRU_CELL, nn.GRU), "lstm": (LSTM_CELL, nn.LSTM)}
 SHAPES = [(1, 4096, 256), (8, 1024, 512)]
 RESULTS = Path(__file__).parent / "results"
 LOOP, SLOW = "plain loop", 3  # the loop and other slow rows are timed fewer times
+CALLS = 10  # in a row, of quick rows on a GPU
 
 
 @dataclass
@@ -60,29 +64,14 @@ class Row:
     forward: Callable[[], Tensor]
     leaves: list[Tensor]
     """What gradients are asked for; also what is read."""
+    in_graph: bool = False
+    """Whether a CUDA graph can hold it: nothing is read on the host."""
     forward_seconds: list[float] = field(default_factory=list)
     both_seconds: list[float] = field(default_factory=list)
+    forward_on_device: list[float] = field(default_factory=list)
+    both_on_device: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
     failure: str = ""
-
-
-class LinearScan(torch.autograd.Function):
-    """h_t = a_t h_{t-1} + b_t of (B, T, 1, D), with a reversed scan as its gradient."""
-
-    @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, recurrence) -> Tensor:
-        h = recurrence(a.unsqueeze(2), b, False)
-        ctx.save_for_backward(a, h)
-        ctx.recurrence = recurrence
-        return h
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        a, h = ctx.saved_tensors
-        multipliers = ctx.recurrence(a.unsqueeze(2), gradients[0], True)
-        by_a = torch.zeros_like(a)
-        torch.mul(multipliers[:, 1:], h[:, :-1], out=by_a[:, 1:])
-        return by_a, multipliers, None
 
 
 def synchronize(device: torch.device) -> None:
@@ -116,12 +105,37 @@ def peak_memory(device: torch.device, run: Callable[[], object]) -> int | None:
     return max(0, read("VmHWM") - before)
 
 
-def timed(device: torch.device, run: Callable[[], object]) -> float:
+def timed(device: torch.device, run: Callable[[], object], calls: int = 1) -> float:
+    """Seconds a call, of so many calls in a row."""
     synchronize(device)
     start = time.perf_counter()
-    run()
+    for _ in range(calls):
+        run()
     synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / calls
+
+
+def timed_in_graph(run: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of a GPU's own work in `run`, recorded in a CUDA graph once and replayed."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    graph.replay()
+    seconds = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(CALLS):
+            graph.replay()
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3 / CALLS)
+    return seconds
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -129,7 +143,8 @@ def copy_bandwidth(device: torch.device) -> float:
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
-    seconds = min(timed(device, lambda: target.copy_(source)) for _ in range(10))
+    calls = CALLS if device.type == "cuda" else 1
+    seconds = min(timed(device, lambda: target.copy_(source), calls) for _ in range(10))
     return 2 * source.nbytes / seconds
 
 
@@ -161,21 +176,18 @@ def recurrence_rows(cell: Cell, shape, dtype, device, compiled_loop: bool) -> li
             return torch.stack(states, dim=1).to(dtype)
 
         listed.append(Row("plain loop, compiled step", loop, leaves))
-    listed += [Row(name, by(name), leaves) for name in ("newton", "reduction", "fused", "auto")]
-    listed.append(
-        Row("fused, one exact sweep", by("fused", options=SolverOptions(chunks=1)), leaves)
-    )
-    if device.type == "cuda":
-        listed.append(
-            Row("fused, 16 chunks", by("fused", options=SolverOptions(chunks=16)), leaves)
-        )
-    gates = torch.rand(rows, steps, 1, channels, device=device, dtype=state_dtype)
-    inputs = torch.randn(rows, steps, 1, channels, device=device, dtype=state_dtype)
-    scanned = [gates.requires_grad_(), inputs.requires_grad_()]
-    recurrence = native_recurrence if native.available(device.type) else parallel_reduction
-    listed.append(
-        Row("linear scan", lambda: LinearScan.apply(*scanned, recurrence), scanned)  # pyright: ignore
-    )
+    listed += [Row(name, by(name), leaves) for name in ("newton", "reduction")]
+    listed += [Row(name, by(name), leaves, in_graph=True) for name in ("fused", "auto")]
+    cuts = {"one exact sweep": 1} | ({"16 chunks": 16} if device.type == "cuda" else {})
+    for name, chunks in cuts.items():
+        run = by("fused", options=SolverOptions(chunks=chunks))
+        listed.append(Row(f"fused, {name}", run, leaves, in_graph=True))
+    if native.available(device.type):
+        blocks = torch.rand(rows, steps, 1, 1, channels, device=device, dtype=state_dtype)
+        inputs = torch.randn(rows, steps, 1, channels, device=device, dtype=state_dtype)
+        scanned = [blocks.requires_grad_(), inputs.requires_grad_()]
+        scan = partial(native_recurrence, *scanned, False)
+        listed.append(Row("linear scan", scan, scanned, in_graph=True))
     return listed
 
 
@@ -189,7 +201,9 @@ def layer_rows(cell: Cell, reference: type, shape, dtype, device) -> list[Row]:
             cell, channels, channels, num_heads=4, solver=solver, device=device, dtype=dtype
         )
         name = f"layer of 4 heads, {LOOP if solver == 'sequential' else solver}"
-        listed.append(Row(name, lambda layer=layer: layer(x)[0], [x, *layer.parameters()]))
+        leaves = [x, *layer.parameters()]
+        in_graph = solver == "auto"
+        listed.append(Row(name, lambda layer=layer: layer(x)[0], leaves, in_graph))
     torch_layer = reference(channels, channels, batch_first=True, device=device, dtype=dtype)
     name = f"torch.nn.{reference.__name__}"
     listed.append(Row(name, lambda: torch_layer(x)[0], [x, *torch_layer.parameters()]))
@@ -206,7 +220,7 @@ def measure(listed: list[Row], device: torch.device, repeats: int) -> None:
     def both(row: Row, weights: Tensor) -> None:
         torch.autograd.grad(row.forward(), row.leaves, weights)
 
-    weights, limits = {}, {}
+    weights, limits, calls = {}, {}, {}
     for row in listed:
         try:
             forward(row)
@@ -214,16 +228,21 @@ def measure(listed: list[Row], device: torch.device, repeats: int) -> None:
             both(row, weights[row.name])
             run = partial(both, row, weights[row.name])
             row.peak_bytes = peak_memory(device, run)
-            limits[row.name] = SLOW if timed(device, run) > 1 else repeats
+            seconds = timed(device, run)
+            limits[row.name] = SLOW if seconds > 1 else repeats
+            calls[row.name] = CALLS if device.type == "cuda" and seconds < 0.01 else 1
+            if device.type == "cuda" and row.in_graph:
+                row.forward_on_device = timed_in_graph(partial(forward, row), repeats)
+                row.both_on_device = timed_in_graph(run, repeats)
         except ConvergenceError as error:
             row.failure = f"{error}".split(";")[0]
     for turn in range(repeats):
         for row in listed:
             if not row.failure and turn < limits[row.name]:
-                forward(row)
-                row.forward_seconds.append(timed(device, partial(forward, row)))
-                both(row, weights[row.name])
-                row.both_seconds.append(timed(device, partial(both, row, weights[row.name])))
+                runs = partial(forward, row), partial(both, row, weights[row.name])
+                for run, seconds in zip(runs, (row.forward_seconds, row.both_seconds), strict=True):
+                    run()
+                    seconds.append(timed(device, run, calls[row.name]))
 
 
 def floors(cell: Cell, shape, dtype: torch.dtype) -> tuple[int, int]:
@@ -238,34 +257,43 @@ def floors(cell: Cell, shape, dtype: torch.dtype) -> tuple[int, int]:
 
 
 def table(listed: list[Row], loop_name: str, floor: tuple[float, float] | None) -> str:
-    """One Markdown table: milliseconds, and how many times faster than the loop (medians)."""
+    """One Markdown table: milliseconds, and how many times faster than the loop (medians).
+
+    Where a GPU was timed by itself also its milliseconds, and how many times the floor they are.
+    """
 
     def milliseconds(seconds: list[float]) -> str:
-        return f"{statistics.median(seconds) * 1e3:.2f} / {min(seconds) * 1e3:.2f}"
+        if not seconds:
+            return ""
+        return f"{statistics.median(seconds) * 1e3:.3f} / {min(seconds) * 1e3:.3f}"
+
+    def times(seconds: list[float], other: float) -> str:
+        return f"{statistics.median(seconds) / other:.2f}" if seconds and other else ""
 
     loop = next(row for row in listed if row.name == loop_name)
-    lines = [
-        "| | forward, ms (median / min) | × loop | forward+backward, ms | × loop | peak, MiB |",
-        "|---|---|---|---|---|---|",
-    ]
+    by_itself = any(row.forward_on_device for row in listed)
+    names = ("ms (median / min)", "× loop", *(("device, ms", "× floor") if by_itself else ()))
+    heads = [f"{part}, {name}" for part in ("forward", "forward+backward") for name in names]
+    lines = ["| | " + " | ".join([*heads, "peak, MiB"]) + " |", "|---" * (len(heads) + 2) + "|"]
     for row in listed:
         if row.failure:
-            lines.append(f"| {row.name} | {row.failure} | | | | |")
+            lines.append(f"| {row.name} | {row.failure} |" + " |" * len(heads))
             continue
-        ratios = [
-            statistics.median(own) and statistics.median(of_loop) / statistics.median(own)
-            for own, of_loop in (
-                (row.forward_seconds, loop.forward_seconds),
-                (row.both_seconds, loop.both_seconds),
-            )
-        ]
-        peak = "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.0f}"
-        lines.append(
-            f"| {row.name} | {milliseconds(row.forward_seconds)} | {ratios[0]:.1f} | "
-            f"{milliseconds(row.both_seconds)} | {ratios[1]:.1f} | {peak} |"
-        )
+        cells = []
+        for own, of_loop, on_device, least in (
+            (row.forward_seconds, loop.forward_seconds, row.forward_on_device, 0),
+            (row.both_seconds, loop.both_seconds, row.both_on_device, 1),
+        ):
+            ratio = statistics.median(of_loop) / statistics.median(own)
+            cells += [milliseconds(own), f"{ratio:.1f}"]
+            if by_itself:
+                cells += [milliseconds(on_device), times(on_device, floor[least] if floor else 0)]
+        cells.append("" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.0f}")
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     if floor:
-        lines.append(f"| floor (bytes) | {floor[0] * 1e3:.2f} | | {floor[1] * 1e3:.2f} | | |")
+        empty = " |" * (len(names) - 1)
+        least = [f" {seconds * 1e3:.3f} |{empty}" for seconds in floor]
+        lines.append(f"| floor (bytes) |{least[0]}{least[1]} |")
     return "\n".join(lines)
 
 
@@ -331,7 +359,8 @@ def main() -> None:
         cell, reference = CELLS[name]
         for shape in options.shape or SHAPES:
             title = f"{name}, B={shape[0]}, T={shape[1]}, D={shape[2]}, {options.dtype}"
-            floor = tuple(size / bandwidth for size in floors(cell, shape, dtype))
+            forward, both = floors(cell, shape, dtype)
+            floor = forward / bandwidth, both / bandwidth
             alone = recurrence_rows(cell, shape, dtype, device, options.compiled_loop)
             whole = layer_rows(cell, reference, shape, dtype, device)
             measure([*alone, *whole], device, options.repeats)

@@ -96,7 +96,8 @@ def fused(
 def shape_of(preactivations: Tensor, state: Tensor, cell: int) -> list[int]:
     """Cell, element, rows, sequences, steps and channels, as the kernels take them."""
     rows, steps, _, channels = preactivations.shape
-    return [cell, ELEMENTS.index(preactivations.dtype), rows, len(state), steps, channels]
+    element = ELEMENTS.index(preactivations.dtype)
+    return [cell, element, rows, state.shape[0], steps, channels]
 
 
 def checkpoint_shape(preactivations: Tensor, state: Tensor) -> tuple[int, ...]:
@@ -113,8 +114,10 @@ def chunk_count(asked: int, preactivations: Tensor, state: Tensor) -> int:
     Shooting takes two sweeps or more, so that under four chunks gain nothing.
     """
     if asked:
-        return min(asked, preactivations.shape[1], 32 if preactivations.is_cuda else asked)
-    lanes, steps = len(state) * state.shape[2], preactivations.shape[1]
+        most = 32 if preactivations.is_cuda else asked
+        return min(asked, preactivations.shape[1], most)
+    rows, total, _, channels = preactivations.shape
+    lanes, steps = state.shape[0] * channels, rows * total // state.shape[0]  # of a sequence
     # A GPU wants some warps on every multiprocessor, a CPU one vector of channels in every thread.
     filling = 32768 if preactivations.is_cuda else 16 * torch.get_num_threads()
     chunks = min(filling // lanes, steps // 128, 32)
@@ -154,8 +157,6 @@ def forward_op(
     """States (B, T, S, D), the final ones unrounded (N, S, D), checkpoints, and the counts of the
     report: sweeps (int32), residual."""
     states, final, checkpoints, sweeps, residual = forward_outputs(preactivations, state, empty)
-    sweeps.zero_()
-    residual.zero_()
     parameters, state = parameters.contiguous(), state.contiguous()
     borders = None if starts is None else starts.to(torch.int64).contiguous()
     kernels(preactivations).fused_forward(

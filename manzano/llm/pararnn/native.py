@@ -162,8 +162,11 @@ def build(device_type: str, verbose: bool = False) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, built)
     if spec is None or spec.loader is None:
         raise BuildError(f"{built} is no extension module: delete it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise BuildError(f"{built} does not load ({error}): delete it to build it anew") from error
     return module
 
 
@@ -186,7 +189,7 @@ def compile_into(
             with_cuda=device_type == "cuda",
             verbose=verbose,
         )
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ImportError) as error:
         reason = str(error).strip().splitlines()
         raise BuildError(
             f"building ParaRNN's kernels for {device_type} has failed: "

@@ -6,6 +6,8 @@ D channels, N sequences.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -174,7 +176,9 @@ def solve(
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} hold NaN or infinity")
     device, dtype = preactivations.device, preactivations.dtype
-    with torch.autocast(device.type, enabled=False):
+    # Entering it costs as much as a small kernel: only where there is something to turn off.
+    autocast = torch.is_autocast_enabled(device.type)
+    with torch.autocast(device.type, enabled=False) if autocast else nullcontext():
         parameters = parameters.to(state.dtype)
         if preactivations.numel() == 0:  # the step of nothing: empty, and in the graph like others
             rows, steps = preactivations.shape[:2]

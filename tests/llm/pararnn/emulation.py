@@ -1,5 +1,6 @@
-"""The CUDA kernels of csrc/, built by g++ for CPU tensors (see cuda_on_cpu/cuda_runtime.h)."""
+"""The CUDA kernels of csrc/, built by g++ for CPU tensors (see cuda_on_cpu/runtime.cpp)."""
 
+import ctypes
 import importlib.util
 import subprocess
 import sysconfig
@@ -9,22 +10,25 @@ from types import ModuleType
 from manzano.llm.pararnn import native
 
 SHIM = Path(__file__).with_name("cuda_on_cpu")
+CHECKED = ("-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0")
+"""Every access to memory calls runtime.cpp."""
 
 
-def build_emulated(folder: Path) -> ModuleType:
+def build_emulated(folder: Path, sources: Path = native.SOURCES) -> ModuleType:
     """The module of the CUDA kernels, as native.library("cuda") has it, for CPU pointers."""
+    files = [*(sources / name for name in native.FILES["cuda"]), SHIM / "runtime.cpp"]
+    objects = [str(folder / f"{file.name}.o") for file in files]
     commands = [
         [
-            "g++",
-            *("-std=c++17", "-O1", "-w", "-fPIC", "-DTORCH_EXTENSION_NAME=emulated"),
+            *("g++", "-std=c++17", "-O1", "-w", "-fPIC", "-DTORCH_EXTENSION_NAME=emulated"),
+            *(CHECKED if file.suffix == ".cu" else ()),
             *(f"-I{SHIM}", f"-I{sysconfig.get_path('include')}"),
-            *("-x", "c++", "-c", str(native.SOURCES / source), "-o", str(folder / f"{source}.o")),
+            *("-x", "c++", "-c", str(file), "-o", target),
         ]
-        for source in native.FILES["cuda"]
+        for file, target in zip(files, objects, strict=True)
     ]
     running = [subprocess.Popen(command) for command in commands]
     assert [process.wait() for process in running] == [0] * len(running)
-    objects = [str(folder / f"{source}.o") for source in native.FILES["cuda"]]
     built = folder / "emulated.so"
     subprocess.run(["g++", "-shared", *objects, "-o", str(built)], check=True)
     spec = importlib.util.spec_from_file_location("emulated", built)
@@ -32,3 +36,9 @@ def build_emulated(folder: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_threads_in_order(module: ModuleType, order: int) -> None:
+    """Of every block, from now on: 0 ascending, -1 descending, else by a random seed."""
+    loaded = ctypes.CDLL(str(module.__file__))
+    ctypes.c_int.in_dll(loaded, "cuda_on_cpu_order").value = order

@@ -4,13 +4,15 @@ plain loop does; on a GPU, where one is, so does the real thing."""
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+from torch.library import opcheck
 
-from manzano.llm.pararnn import SolverOptions, fused, native, reduction, solve
+from manzano.llm.pararnn import ParaGRU, ParaLSTM, SolverOptions, fused, native, reduction, solve
 from manzano.llm.pararnn.newton import parallel_reduction
-from tests.llm.pararnn.emulation import build_emulated
+from tests.llm.pararnn.emulation import build_emulated, run_threads_in_order
 from tests.llm.pararnn.recurrences import CELLS, Case, allowed_errors, errors, results
 
 NVCC = shutil.which("nvcc")
@@ -78,6 +80,21 @@ def test_emulated_fused_kernels_are_as_good_as_the_loop(emulated, case, dtype, c
     assert {name: (e, allowed[name]) for name, e in found.items() if not e <= allowed[name]} == {}
 
 
+@every_chunks
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+def test_emulated_threads_may_take_turns_in_any_order(emulated, name, dtype, chunks):
+    case = Case(name, 150, rows=1, channels=20, packed=(0, 1, 2, 33, 100, 150))
+    expected = results(case, dtype, "fused", SolverOptions(chunks=chunks))
+    try:
+        for order in (-1, 1, 2):
+            run_threads_in_order(emulated, order)
+            found = results(case, dtype, "fused", SolverOptions(chunks=chunks))
+            assert all(torch.equal(found[name], x) for name, x in expected.items()), order
+    finally:
+        run_threads_in_order(emulated, 0)
+
+
 @pytest.mark.parametrize("sweeps", [1, 64])
 def test_emulated_shooting_gives_a_trajectory_in_chaos(emulated, sweeps):
     case = Case("gru", 300, 8.0, rows=1, channels=16)
@@ -128,6 +145,37 @@ def test_the_emulated_recurrence_is_that_of_pytorch(
     emulated_module.reduction(True, block, reverse, rows, steps, channels, *pointers, 0, 0)
     expected = parallel_reduction(blocks, right, reverse)
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+
+
+def without_barriers(folder: Path) -> Path:
+    """The kernels' sources, with every __syncthreads() deleted."""
+    sources = folder / "csrc"
+    shutil.copytree(native.SOURCES, sources)
+    for source in sources.glob("*.cu"):
+        source.write_text(source.read_text().replace("__syncthreads();", ""))
+    return sources
+
+
+def test_emulation_finds_missing_barriers(tmp_path, monkeypatch):
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed: CUDA kernels are not emulated")
+    module = build_emulated(tmp_path, without_barriers(tmp_path))
+    monkeypatch.setattr(fused, "kernels", lambda _: module)
+    monkeypatch.setattr(fused, "on_device", lambda _: [0, 0])
+    preactivations, parameters = torch.randn(1, 64, 3, 5), torch.rand(3, 5).requires_grad_()
+    states, _, _ = solve(
+        CELLS["gru"], preactivations, parameters, solver="fused", options=SolverOptions(chunks=1)
+    )
+    with pytest.raises(RuntimeError, match="race: thread .* in shared memory"):
+        solve(CELLS["gru"], preactivations, parameters, options=SolverOptions(chunks=4))
+    state = torch.zeros(1, 1, 5)
+    inputs = (torch.ones_like(states), state, preactivations, parameters, state, None)
+    with pytest.raises(RuntimeError, match="race: thread .* in shared memory"):
+        torch.ops.manzano.pararnn_backward(*inputs, states, 0, 4)
+    tensors = *linear_problem(1, 1, 50, 5), torch.empty(1, 50, 1, 5, dtype=torch.float64)
+    pointers = [x.data_ptr() for x in tensors]
+    with pytest.raises(RuntimeError, match="race: thread"):
+        module.reduction(True, 1, False, 1, 50, 5, *pointers, 0, 0, 0)
 
 
 # ---- on a GPU ----------------------------------------------------------------------------------
@@ -209,3 +257,77 @@ def test_the_host_does_not_wait_for_the_gpu():
         states.sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("channels", [1, 19, 70])
+def test_gpu_honours_strides_and_packs(name, dtype, channels):
+    """Rows of any layout, and the same as sequences of one packed row: the same bits."""
+    cell, options = CELLS[name], SolverOptions(chunks=1)
+    rows = torch.randn(3, 45, 3, channels, device="cuda").to(dtype)
+    parameters = torch.randn(cell.num_parameters, channels, device="cuda")
+    expected, final, _ = solve(cell, rows, parameters, solver="fused", options=options)
+    wide = torch.full((*rows.shape[:3], 2 * channels), torch.nan, dtype=dtype, device="cuda")
+    wide[..., ::2] = rows
+    for layout in (rows.permute(3, 2, 0, 1).contiguous().permute(2, 3, 1, 0), wide[..., ::2]):
+        found, _, _ = solve(cell, layout, parameters, solver="fused", options=options)
+        assert torch.equal(found, expected)
+    borders = torch.tensor([0, 45, 90, 135], dtype=torch.int32, device="cuda")
+    packed, finals, _ = solve(
+        cell, rows.reshape(1, 135, 3, -1), parameters, cu_seqlens=borders, options=options
+    )
+    assert torch.equal(packed.view(expected.shape), expected) and torch.equal(finals, final)
+
+
+@gpu
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("chunks", [1, 5])
+def test_gpu_opcheck(name, chunks):
+    cell = CELLS[name]
+    shapes = (2, 33, 3, 19), (cell.num_parameters, 19), (2, cell.state_size, 19)
+    leaves = [torch.randn(shape, device="cuda").requires_grad_() for shape in shapes]
+    number = list(CELLS).index(name)
+    opcheck(torch.ops.manzano.pararnn_forward.default, (*leaves, None, number, chunks, 16, 1e-7))
+
+
+@gpu
+@pytest.mark.parametrize("name", CELLS)
+def test_gpu_layers_run_compiled_and_under_autocast(name):
+    layer = {"gru": ParaGRU, "lstm": ParaLSTM}[name](8, 16, num_heads=2, device="cuda")
+    x = torch.randn(2, 21, 8, device="cuda")
+    y, _ = layer(x)
+    compiled, _ = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(compiled, y)
+    with torch.autocast("cuda", torch.bfloat16):
+        rounded, state = layer(x)
+    assert rounded.dtype == torch.bfloat16 and state.dtype == torch.float32
+    torch.testing.assert_close(rounded.float(), y, rtol=0.05, atol=0.05)
+
+
+@gpu
+@every_chunks
+def test_a_cuda_graph_replays_it_for_other_input(chunks):
+    """Also in chunks, whose count of sweeps is another then: nothing is decided on the host."""
+    leaves = [torch.randn(1, 256, 3, 40), torch.randn(3, 40), torch.randn(1, 1, 40)]
+    leaves = [x.cuda().requires_grad_() for x in leaves]
+
+    def run() -> list[torch.Tensor]:
+        options = SolverOptions(chunks=chunks)
+        states, final, _ = solve(CELLS["gru"], *leaves, solver="fused", options=options)
+        return [states, final, *torch.autograd.grad(states.square().sum(), leaves)]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        held = run()
+    with torch.no_grad():
+        leaves[0].copy_(torch.randn_like(leaves[0]) - 3)
+    graph.replay()
+    for found, expected in zip(held, run(), strict=True):
+        assert torch.equal(found, expected)

@@ -272,6 +272,8 @@ def test_few_channels_and_many_steps_are_cut_into_chunks_by_themselves():
     assert chunk_count(7, wide, state) == 7
     long = torch.empty(1, 100_000, 3, 1)
     assert chunk_count(0, long, torch.empty(1, 1, 1)) == min(16 * threads, 32)
+    many_short = torch.empty(1000, 1, 1)  # packed sequences of 100 steps
+    assert chunk_count(0, long, many_short) == 1
 
 
 # ---- determinism -------------------------------------------------------------------------------

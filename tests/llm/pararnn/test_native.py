@@ -21,6 +21,10 @@ ROOT = Path(__file__).parents[3]
 needs_kernels = pytest.mark.skipif(
     native.missing_tool("cpu") is not None, reason=str(native.missing_tool("cpu"))
 )
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+every_device = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_gpu])]
+)
 
 
 @pytest.fixture
@@ -113,12 +117,18 @@ def small_source(fresh, monkeypatch):
 
 
 @needs_kernels
-def test_a_build_is_kept_and_leaves_nothing_else(fresh, small_source):
+def test_a_build_is_kept_and_leaves_nothing_else(fresh, small_source, monkeypatch):
     assert native.build("cpu") is not None
     (built,) = fresh.iterdir()
     before = built.stat().st_mtime_ns
     assert native.build("cpu").__file__ == str(built)  # loaded, not built
     assert built.stat().st_mtime_ns == before
+    other = fresh / "other" / "manzano"  # where what is kept does not load
+    other.mkdir(parents=True)
+    (other / built.name).write_text("no library")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(other.parent))
+    with pytest.raises(BuildError, match=f"{built.name} does not load .* delete it"):
+        native.build("cpu")
 
 
 @needs_kernels
@@ -160,28 +170,30 @@ def units(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 @needs_kernels
-def test_tanh_and_sigmoid_of_the_kernels_are_good_to_a_few_units_in_the_last_place():
+@every_device
+def test_tanh_and_sigmoid_of_the_kernels_are_good_to_a_few_units_in_the_last_place(device):
     """A GRU with z = 1 and no past gives tanh(u_c), an LSTM with z = 0 and c' = 1 sigmoid(u_f)."""
     x = torch.cat((torch.linspace(-30, 30, 200_001), torch.logspace(-30, 1, 2001))).unsqueeze(0)
     preactivations = torch.zeros(1, 1, 3, x.shape[1])
     preactivations[0, 0, 0], preactivations[0, 0, 2] = 100, x
-    tanh, _, _ = solve(GRU_CELL, preactivations, torch.zeros(3, x.shape[1]), solver="fused")
-    assert units(tanh[0, 0], x.double().tanh()) <= 3
+    inputs = [y.to(device) for y in (preactivations, torch.zeros(3, x.shape[1]))]
+    tanh, _, _ = solve(GRU_CELL, *inputs, solver="fused")
+    assert units(tanh[0, 0].cpu(), x.double().tanh()) <= 3
     preactivations = torch.zeros(1, 1, 3, x.shape[1])
     preactivations[0, 0, 0] = x
     state = torch.zeros(1, 2, x.shape[1])
     state[0, 0] = 1
-    parameters = torch.zeros(5, x.shape[1])
-    sigmoid, _, _ = solve(LSTM_CELL, preactivations, parameters, state, solver="fused")
-    assert units(sigmoid[0, 0, :1], x.double().sigmoid()) <= 3
+    inputs = [y.to(device) for y in (preactivations, torch.zeros(5, x.shape[1]), state)]
+    sigmoid, _, _ = solve(LSTM_CELL, *inputs, solver="fused")
+    assert units(sigmoid[0, 0, :1].cpu(), x.double().sigmoid()) <= 3
 
 
 @needs_kernels
+@every_device
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-def test_non_finite_values_come_out_as_from_the_loop(value):
+def test_non_finite_values_come_out_as_from_the_loop(value, device):
     preactivations, parameters = problem()
     preactivations[0, 3, 2, 1] = value
     expected, _, _ = solve(GRU_CELL, preactivations, parameters, solver="sequential")
-    for solver in ("fused",):
-        states, _, _ = solve(GRU_CELL, preactivations, parameters, solver=solver)
-        torch.testing.assert_close(states, expected, equal_nan=True)
+    states, _, _ = solve(GRU_CELL, preactivations.to(device), parameters.to(device), solver="fused")
+    torch.testing.assert_close(states.cpu(), expected, equal_nan=True)

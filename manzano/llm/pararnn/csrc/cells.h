@@ -145,6 +145,18 @@ __device__ __forceinline__ float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+
+// tanh(x), given exp(2 x).
+__device__ __forceinline__ float tanh_from(float x, float squared_exp) {
+  const float square = x * x;
+  float odd = square * -6.65357290e-3f + 2.13017035e-2f;  // minimax below 0.5: 4e-10
+  odd = odd * square - 5.38999699e-2f;
+  odd = odd * square + 1.33329704e-1f;
+  odd = odd * square - 3.33333284e-1f;
+  const float near = odd * square * x + x;
+  const float far = fmaf(-2.0f, reciprocal(1.0f + squared_exp), 1.0f);
+  return fabsf(x) < 0.5f ? near : far;
+}
 #endif
 
 // sigmoid(a h + u), where h is what is waited for: what can be done without it is kept apart.
@@ -154,7 +166,7 @@ CELL_FUNCTION T gate(T a, T h, T u) {
 #ifdef __CUDA_ARCH__
   if constexpr (std::is_same<T, float>::value) {
     const float minus_log2e = -ExpConstants<float>::kLog2E;
-    return reciprocal(1.0f + exp2_of((minus_log2e * a) * h + minus_log2e * u));
+    return reciprocal(1.0f + exp2_of(fmaf(minus_log2e * a, h, minus_log2e * u)));
   }
 #endif
   T power, rest;
@@ -166,21 +178,25 @@ template <typename T>
 CELL_FUNCTION T tanh_of(T x) {
   using F = typename Number<T>::Scalar;
 #ifdef __CUDA_ARCH__
-  if constexpr (std::is_same<T, float>::value) {
-    const float square = x * x;
-    float odd = square * -6.65357290e-3f + 2.13017035e-2f;  // minimax below 0.5: 4e-10
-    odd = odd * square - 5.38999699e-2f;
-    odd = odd * square + 1.33329704e-1f;
-    odd = odd * square - 3.33333284e-1f;
-    const float near = odd * square * x + x;
-    const float far = 1.0f - 2.0f * reciprocal(1.0f + exp2_of(2 * ExpConstants<float>::kLog2E * x));
-    return fabsf(x) < 0.5f ? near : far;
-  }
+  if constexpr (std::is_same<T, float>::value)
+    return tanh_from(x, exp2_of(2 * ExpConstants<float>::kLog2E * x));
 #endif
   T power, rest;
   split_exp<T>(clamp<T>(x + x, ExpConstants<F>::kTanhLimit), power, rest);
   const T minus_one = power * rest + (power - F(1));  // exp(2 x) - 1
   return quotient<T>(minus_one, minus_one + F(2));
+}
+
+// tanh(a h + u), where h is what is waited for.
+template <typename T>
+CELL_FUNCTION T tanh_gate(T a, T h, T u) {
+#ifdef __CUDA_ARCH__
+  if constexpr (std::is_same<T, float>::value) {
+    const float two_log2e = 2 * ExpConstants<float>::kLog2E;
+    return tanh_from(a * h + u, exp2_of(fmaf(two_log2e * a, h, two_log2e * u)));
+  }
+#endif
+  return tanh_of<T>(a * h + u);
 }
 
 // ---- ParaGRU: state (h); preactivations (z, r, c); parameters (a_z, a_r, a_c) ------------------
@@ -198,14 +214,14 @@ struct Gru {
     Gates g;
     g.r = gate<T>(a[1], h, u[1]);
     g.z = gate<T>(a[0], h, u[0]);
-    g.c = tanh_of<T>(a[2] * (g.r * h) + u[2]);
+    g.c = tanh_gate<T>(a[2] * h, g.r, u[2]);
     return g;
   }
 
   static CELL_FUNCTION void step(const T* previous, const T* u, const T* a, T* next) {
     const T h = previous[0];
     const Gates g = gates(h, u, a);
-    next[0] = h + g.z * (g.c - h);
+    next[0] = (h - g.z * h) + g.z * g.c;  // only the last product waits for c
   }
 
   static CELL_FUNCTION void step_jacobian(
@@ -213,7 +229,7 @@ struct Gru {
     const T h = previous[0];
     const Gates g = gates(h, u, a);
     const T keep = F(1) - g.z;
-    next[0] = h + g.z * (g.c - h);
+    next[0] = (h - g.z * h) + g.z * g.c;
     jacobian[0] = keep + (g.c - h) * (g.z * keep) * a[0] +
                   g.z * (F(1) - g.c * g.c) * a[2] * (g.r + h * g.r * (F(1) - g.r) * a[1]);
   }
@@ -252,7 +268,7 @@ struct Lstm {
     const T c = previous[0], h = previous[1];
     Gates g;
     g.f = gate<T>(a[0], h, a[3] * c + u[0]);
-    g.z = tanh_of<T>(a[2] * h + u[2]);
+    g.z = tanh_gate<T>(a[2], h, u[2]);
     g.c = g.z + g.f * (c - g.z);
     g.o = gate<T>(a[4], g.c, a[1] * h + u[1]);
     g.s = tanh_of<T>(g.c);

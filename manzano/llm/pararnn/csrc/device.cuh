@@ -53,6 +53,30 @@ __device__ __forceinline__ void narrow(double x, double* p) { *p = x; }
 __device__ __forceinline__ void narrow(float x, BFloat16* p) { *p = __float2bfloat16_rn(x); }
 __device__ __forceinline__ void narrow(float x, Half* p) { *p = __float2half_rn(x); }
 
+// The cell and the element of a problem, as types.
+template <typename CellType, typename ElementType>
+struct Kind {
+  using Cell = CellType;
+  using Element = ElementType;
+};
+
+template <template <typename> class Cell, typename Function>
+void dispatch_element(int element, Function function) {
+  switch (element) {
+    case kFloat: return function(Kind<Cell<float>, float>());
+    case kDouble: return function(Kind<Cell<double>, double>());
+    case kBFloat16: return function(Kind<Cell<float>, BFloat16>());
+    case kHalf: return function(Kind<Cell<float>, Half>());
+  }
+}
+
+// function(Kind) of a problem's own kind.
+template <typename Function>
+void dispatch(const FusedShape& shape, Function function) {
+  if (shape.cell == kGru) dispatch_element<Gru>(shape.element, function);
+  else dispatch_element<Lstm>(shape.element, function);
+}
+
 // A sequence, the channel and the chunk of one thread. Threads beyond the last channel have no
 // steps, but keep step with their block.
 struct Lane {

@@ -40,8 +40,8 @@ struct FusedForward {
   void* checkpoints;       // F (B, ceil(T / kCheckpoint), S, D); only written for 16-bit I
   int64_t max_sweeps;
   double tolerance;
-  int32_t* sweeps;  // (1): the largest count of sweeps; must hold zero
-  float* residual;  // (1): the largest correction left undone; must hold zero
+  int32_t* sweeps;  // (1): the largest count of sweeps
+  float* residual;  // (1): the largest correction left undone
 };
 
 struct FusedBackward {

@@ -8,9 +8,10 @@
 namespace pararnn {
 namespace {
 
-// Steps that a thread loads at once: a stretch between checkpoints where states are computed anew.
+// Steps that a thread loads at once: a stretch between checkpoints where states are computed anew,
+// else what registers hold, of which a double takes two.
 template <typename I>
-constexpr int kStretch = Element<I>::kRounded ? kCheckpoint : 4;
+constexpr int kStretch = Element<I>::kRounded ? kCheckpoint : 32 / sizeof(I);
 
 template <typename Cell, typename I>
 struct Reverse {
@@ -37,34 +38,45 @@ struct Reverse {
     F previous[K][S];
   };
 
-  __device__ __forceinline__ void load_previous(int64_t t, F* state) const {
-    const F* from = (const F*)p.initial + lane.sequence * S * D;
+  // The state that the first step of a stretch begins from.
+  __device__ __forceinline__ void load_first(int64_t t, F* state) const {
+    const F* from = (const F*)p.initial + lane.sequence * S * D + lane.channel;
     if (t != lane.begin && kRecompute) {
       const int64_t rows = (p.shape.steps + kCheckpoint - 1) / kCheckpoint;
-      from = (const F*)p.saved + (lane.row * rows + t / kCheckpoint) * S * D;
+      from = (const F*)p.saved + (lane.row * rows + t / kCheckpoint) * S * D + lane.channel;
     } else if (t != lane.begin) {
-      from = (const F*)p.saved + (lane.row * p.shape.steps + t - 1) * S * D;
+      from = state_after(t - 1);
     }
 #pragma unroll
-    for (int s = 0; s < S; ++s) state[s] = from[s * D + lane.channel];
+    for (int s = 0; s < S; ++s) state[s] = from[s * D];
   }
 
-  __device__ __forceinline__ void load(int64_t from, int64_t stop, Stretch& x) const {
+  __device__ __forceinline__ const F* state_after(int64_t t) const {
+    return (const F*)p.saved + (lane.row * p.shape.steps + t) * S * D + lane.channel;
+  }
+
+  __device__ __forceinline__ void load(int64_t from, int count, Stretch& x) const {
     const I* u = (const I*)p.preactivations + lane.row * p.strides.row +
-                 lane.channel * p.strides.channel;
+                 lane.channel * p.strides.channel + from * p.strides.time;
     const I* gradient = (const I*)p.grad_states + lane.row * p.grad_strides.row +
-                        lane.channel * p.grad_strides.channel;
+                        lane.channel * p.grad_strides.channel + from * p.grad_strides.time;
+    const F* before = state_after(from - 1);
+    load_first(from, x.previous[0]);
 #pragma unroll
-    for (int k = 0; k < K; ++k)
-      if (from + k < stop) {
-        const int64_t t = from + k;
+    for (int k = 0; k < K; ++k) {
+      if (k < count) {
 #pragma unroll
-        for (int g = 0; g < G; ++g) x.u[k][g] = u[t * p.strides.time + g * p.strides.gate];
+        for (int g = 0; g < G; ++g) x.u[k][g] = u[g * p.strides.gate];
 #pragma unroll
-        for (int s = 0; s < S; ++s)
-          x.gradient[k][s] = gradient[t * p.grad_strides.time + s * p.grad_strides.gate];
-        if (!kRecompute || k == 0) load_previous(t, x.previous[k]);
+        for (int s = 0; s < S; ++s) x.gradient[k][s] = gradient[s * p.grad_strides.gate];
+        if (!kRecompute && k > 0)
+#pragma unroll
+          for (int s = 0; s < S; ++s) x.previous[k][s] = before[s * D];
       }
+      u += p.strides.time;
+      gradient += p.grad_strides.time;
+      before += S * D;
+    }
   }
 
   __device__ __forceinline__ static void widen_all(const I* from, F* to) {
@@ -72,50 +84,62 @@ struct Reverse {
     for (int g = 0; g < G; ++g) to[g] = widen(from[g]);
   }
 
-  __device__ __forceinline__ void recompute(int64_t from, int64_t stop, Stretch& x) const {
+  __device__ __forceinline__ void recompute(int count, Stretch& x) const {
 #pragma unroll
     for (int k = 0; k + 1 < K; ++k)
-      if (from + k + 1 < stop) {
+      if (k + 1 < count) {
         F u[G];
         widen_all(x.u[k], u);
         Cell::step(x.previous[k], u, a, x.previous[k + 1]);
       }
   }
 
+  // Back through the steps from .. from + count, as `run`. A whole stretch has no branches, so that
+  // what does not wait for lambda fills its waits.
+  template <bool kApply, bool kWhole>
+  __device__ __forceinline__ void pass(int64_t from, int count, Stretch& x, F* lambda, F* totals,
+                                       F* transfer) const {
+    if (kWhole) count = K;
+    I* out = (I*)p.grad_preactivations + (lane.row * p.shape.steps + from) * G * D + lane.channel;
+    if (kRecompute) recompute(count, x);
+    F sums[P] = {};  // of a few steps first: shorter sums round less
+#pragma unroll
+    for (int k = K - 1; k >= 0; --k)
+      if (k < count) {
+        F u[G], mu[S];
+        widen_all(x.u[k], u);
+#pragma unroll
+        for (int s = 0; s < S; ++s) mu[s] = lambda[s] + widen(x.gradient[k][s]);
+        if (kApply) {
+          F du[G];
+          Cell::adjoint(x.previous[k], u, a, mu, lambda, du, sums);
+#pragma unroll
+          for (int g = 0; g < G; ++g) narrow(du[g], out + (k * G + g) * D);
+        } else {
+          F after[S], jacobian[S * S];
+          Cell::step_jacobian(x.previous[k], u, a, after, jacobian);
+          transfer_back<F, S>(jacobian, mu, lambda, transfer);
+        }
+      }
+    if (kApply)
+#pragma unroll
+      for (int i = 0; i < P; ++i) totals[i] += sums[i];
+  }
+
   // Back through steps begin .. end: lambda goes from their end to their begin. kApply: gradients
   // are written and the parameters' added to `totals`; else `transfer` becomes M `transfer`.
-  template <bool kApply>
+  // kWholes: with passes of their own for whole stretches, which take more registers.
+  template <bool kApply, bool kWholes>
   __device__ __forceinline__ void run(int64_t begin, int64_t end, F* lambda, F* totals,
                                       F* transfer) const {
-    I* out = (I*)p.grad_preactivations + lane.row * p.shape.steps * G * D + lane.channel;
     for (int64_t stop = end, from; stop > begin; stop = from) {
       from = (stop - 1) / K * K;
       if (from < begin) from = begin;
+      const int count = int(stop - from);
       Stretch x;
-      load(from, stop, x);
-      if (kRecompute) recompute(from, stop, x);
-      F sums[P] = {};  // of a few steps first: shorter sums round less
-#pragma unroll
-      for (int k = K - 1; k >= 0; --k)
-        if (from + k < stop) {
-          F u[G], mu[S];
-          widen_all(x.u[k], u);
-#pragma unroll
-          for (int s = 0; s < S; ++s) mu[s] = lambda[s] + widen(x.gradient[k][s]);
-          if (kApply) {
-            F du[G];
-            Cell::adjoint(x.previous[k], u, a, mu, lambda, du, sums);
-#pragma unroll
-            for (int g = 0; g < G; ++g) narrow(du[g], out + ((from + k) * G + g) * D);
-          } else {
-            F after[S], jacobian[S * S];
-            Cell::step_jacobian(x.previous[k], u, a, after, jacobian);
-            transfer_back<F, S>(jacobian, mu, lambda, transfer);
-          }
-        }
-      if (kApply)
-#pragma unroll
-        for (int i = 0; i < P; ++i) totals[i] += sums[i];
+      load(from, count, x);
+      if (kWholes && count == K) pass<kApply, true>(from, count, x, lambda, totals, transfer);
+      else pass<kApply, false>(from, count, x, lambda, totals, transfer);
     }
   }
 
@@ -144,7 +168,7 @@ __global__ void __launch_bounds__(32) reverse_exactly(const FusedBackward p) {
   const Reverse<Cell, I> reverse(p, lane);
   F lambda[Cell::kStates], totals[Cell::kParameters] = {};
   reverse.load_final(lambda);
-  reverse.template run<true>(lane.begin, lane.end, lambda, totals, nullptr);
+  reverse.template run<true, true>(lane.begin, lane.end, lambda, totals, nullptr);
   reverse.store_results(lambda, totals);
 }
 
@@ -190,7 +214,7 @@ __global__ void __launch_bounds__(512) reverse_chunked(const FusedBackward p) {
   const int64_t begin = lane.cut(chunk, chunks), end = lane.cut(chunk + 1, chunks);
   F lambda[S] = {}, totals[P] = {}, transfer[S * S];
   for (int i = 0; i < S * S; ++i) transfer[i] = i % (S + 1) == 0;
-  reverse.template run<false>(begin, end, lambda, totals, transfer);
+  reverse.template run<false, false>(begin, end, lambda, totals, transfer);
   for (int s = 0; s < S; ++s) lambdas[(chunk * S + s) * width + threadIdx.x] = lambda[s];
   for (int i = 0; i < S * S; ++i)
     transfers[(chunk * S * S + i) * width + threadIdx.x] = transfer[i];
@@ -206,7 +230,7 @@ __global__ void __launch_bounds__(512) reverse_chunked(const FusedBackward p) {
     if (whole) reverse.load_final(lambda);
     else
       for (int s = 0; s < S; ++s) lambda[s] = lambdas[(chunk * S + s) * width + threadIdx.x];
-    reverse.template run<true>(begin, whole ? lane.end : end, lambda, totals, nullptr);
+    reverse.template run<true, false>(begin, whole ? lane.end : end, lambda, totals, nullptr);
   }
   for (int i = 0; i < P; ++i) transfers[(chunk * P + i) * width + threadIdx.x] = totals[i];
   __syncthreads();
@@ -217,10 +241,9 @@ __global__ void __launch_bounds__(512) reverse_chunked(const FusedBackward p) {
   }
 }
 
-template <template <typename> class CellOf, typename I>
+template <typename Cell, typename I>
 void launch(const FusedBackward& p, int processors, cudaStream_t stream) {
   using F = typename Element<I>::Number;
-  using Cell = CellOf<F>;
   const Launch x = launch_of(p.shape, processors);
   if (p.shape.chunks == 1) {
     LAUNCH((reverse_exactly<Cell, I>), x.grid, x.block, 0, stream, p);
@@ -231,22 +254,14 @@ void launch(const FusedBackward& p, int processors, cudaStream_t stream) {
   check(cudaGetLastError(), "launching the fused backward kernel");
 }
 
-template <template <typename> class Cell>
-void launch_cell(const FusedBackward& p, int processors, cudaStream_t stream) {
-  switch (p.shape.element) {
-    case kFloat: return launch<Cell, float>(p, processors, stream);
-    case kDouble: return launch<Cell, double>(p, processors, stream);
-    case kBFloat16: return launch<Cell, BFloat16>(p, processors, stream);
-    case kHalf: return launch<Cell, Half>(p, processors, stream);
-  }
-}
-
 }  // namespace
 
 void fused_backward_cuda(const FusedBackward& p, int device, cudaStream_t stream) {
   const DeviceGuard guard(device);
-  if (p.shape.cell == kGru) launch_cell<Gru>(p, processor_count(device), stream);
-  else launch_cell<Lstm>(p, processor_count(device), stream);
+  dispatch(p.shape, [&](auto kind) {
+    using Kind = decltype(kind);
+    launch<typename Kind::Cell, typename Kind::Element>(p, processor_count(device), stream);
+  });
 }
 
 }  // namespace pararnn

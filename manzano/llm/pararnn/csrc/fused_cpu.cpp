@@ -119,6 +119,7 @@ struct Forward {
       }
     }
     *p.sweeps = 1;
+    *p.residual = 0;
   }
 
   // ---- multiple shooting: Newton on the chunks' starts alone -----------------------------------
@@ -214,6 +215,7 @@ struct Forward {
   void shoot() const {
     Shooting x(grid.units(), chunks, per_unit);
     bool again = true;
+    *p.sweeps = 0;
     while (again && *p.sweeps < p.max_sweeps) {
       sweep(x, *p.sweeps == 0);
       ++*p.sweeps;

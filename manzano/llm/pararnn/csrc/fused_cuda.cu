@@ -11,9 +11,16 @@
 namespace pararnn {
 namespace {
 
+// Steps of a batch, by what registers hold: a double takes two.
+template <typename I, int kSteps>
+constexpr int kBatch = sizeof(I) == 8 ? kSteps / 2 : kSteps;
+
 // Steps begin .. end from `state`, which ends as the state after them. kWrite: states (and
 // checkpoints) are written. kProduct: `product` becomes (product of Jacobians) `product`.
-// kAhead: how many steps are loaded at once, one such batch ahead.
+// kAhead: time goes in batches of so many steps, cut at its multiples. When half a batch is done,
+// the same half of the next one is loaded in its place: half of it to all is under way. In a whole
+// batch there is no branch: what does not wait for the state, such as the next steps' loads and
+// conversions, fills the waits of the step before.
 template <typename Cell, typename I, int kAhead, bool kWrite, bool kProduct>
 __device__ __forceinline__ void march(const FusedForward& p, const Lane& lane, int64_t begin,
                                       int64_t end, const typename Element<I>::Number* a,
@@ -21,50 +28,52 @@ __device__ __forceinline__ void march(const FusedForward& p, const Lane& lane, i
                                       typename Element<I>::Number* product) {
   using F = typename Element<I>::Number;
   constexpr int S = Cell::kStates, G = Cell::kGates;
+  static_assert(kCheckpoint % kAhead == 0, "checkpoints lie where batches begin");
   const int64_t D = p.shape.channels, rows = (p.shape.steps + kCheckpoint - 1) / kCheckpoint;
   const I* from = (const I*)p.preactivations + lane.row * p.strides.row +
                   lane.channel * p.strides.channel;
   I* out = (I*)p.states + (lane.row * p.shape.steps + begin) * S * D + lane.channel;
   F* checkpoints = (F*)p.checkpoints + lane.row * rows * S * D + lane.channel;
-  I now[kAhead][G], next[kAhead][G];
-  auto load = [&](int64_t t0) {
+  I ring[kAhead][G];  // step t lies at t % kAhead
+  auto load = [&](int64_t t0, int k, auto whole) {
+    if (!decltype(whole)::value && t0 + k >= end) return;
+    const I* at = from + (t0 + k) * p.strides.time;
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k)
-      if (t0 + k < end) {
-#pragma unroll
-        for (int g = 0; g < G; ++g)
-          next[k][g] = from[(t0 + k) * p.strides.time + g * p.strides.gate];
-      }
+    for (int g = 0; g < G; ++g) ring[k][g] = at[g * p.strides.gate];
   };
-  load(begin);
-  for (int64_t t0 = begin; t0 < end; t0 += kAhead) {
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k)
-#pragma unroll
-      for (int g = 0; g < G; ++g) now[k][g] = next[k][g];
-    load(t0 + kAhead);
+  auto advance = [&](int64_t t0, auto whole) {
+    if (kWrite && Element<I>::kRounded && t0 % kCheckpoint == 0 && t0 >= begin)
+      for (int s = 0; s < S; ++s) checkpoints[(t0 / kCheckpoint * S + s) * D] = state[s];
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
-      const int64_t t = t0 + k;
-      if (t >= end) break;
-      if (kWrite && Element<I>::kRounded && t % kCheckpoint == 0)
-        for (int s = 0; s < S; ++s) checkpoints[(t / kCheckpoint * S + s) * D] = state[s];
-      F u[G], after[S], jacobian[S * S];
+      if (decltype(whole)::value || (t0 + k >= begin && t0 + k < end)) {
+        F u[G], after[S], jacobian[S * S];
 #pragma unroll
-      for (int g = 0; g < G; ++g) u[g] = widen(now[k][g]);
-      if (kProduct) {
-        Cell::step_jacobian(state, u, a, after, jacobian);
-        multiply<F, S>(jacobian, product);
-      } else {
-        Cell::step(state, u, a, after);
-      }
+        for (int g = 0; g < G; ++g) u[g] = widen(ring[k][g]);
+        if (kProduct) {
+          Cell::step_jacobian(state, u, a, after, jacobian);
+          multiply<F, S>(jacobian, product);
+        } else {
+          Cell::step(state, u, a, after);
+        }
 #pragma unroll
-      for (int s = 0; s < S; ++s) {
-        state[s] = after[s];
-        if (kWrite) narrow(after[s], out + s * D);
+        for (int s = 0; s < S; ++s) {
+          state[s] = after[s];
+          if (kWrite) narrow(after[s], out + s * D);
+        }
+        out += S * D;
       }
-      out += S * D;
+      if ((k + 1) % (kAhead / 2) == 0)
+#pragma unroll
+        for (int i = k + 1 - kAhead / 2; i <= k; ++i) load(t0 + kAhead, i, whole);
     }
+  };
+  int64_t t0 = begin / kAhead * kAhead;
+#pragma unroll
+  for (int k = 0; k < kAhead; ++k) load(t0, k, std::false_type());
+  for (; t0 < end; t0 += kAhead) {
+    if (t0 >= begin && t0 + 2 * kAhead <= end) advance(t0, std::true_type());
+    else advance(t0, std::false_type());
   }
   if (kWrite && begin < end && end == lane.end)
     for (int s = 0; s < S; ++s)
@@ -92,8 +101,12 @@ __global__ void __launch_bounds__(32) sweep_exactly(const FusedForward p) {
   F a[Cell::kParameters], state[Cell::kStates];
   load_parameters<Cell, F>(p.parameters, p.shape.channels, lane.channel, a);
   load_initial<Cell, F>(p, lane, state);
-  march<Cell, I, 16, true, false>(p, lane, lane.begin, lane.end, a, state, (F*)nullptr);
-  if (blockIdx.x == 0 && threadIdx.x == 0) *p.sweeps = 1;
+  march<Cell, I, kBatch<I, 16>, true, false>(p, lane, lane.begin, lane.end, a, state,
+                                             (F*)nullptr);
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    *p.sweeps = 1;
+    *p.residual = 0;
+  }
 }
 
 // A block's memory of multiple shooting, by chunk and lane.
@@ -152,7 +165,7 @@ __device__ F correct(Borders<F, S>& x, const FusedForward& p, const F* bound) {
 template <typename Cell, typename I>
 __global__ void __launch_bounds__(512) shoot(const FusedForward p) {
   using F = typename Element<I>::Number;
-  constexpr int S = Cell::kStates;
+  constexpr int S = Cell::kStates, K = kBatch<I, 8>;
   SHARED_MEMORY(memory);
   Borders<F, S> x(memory);
   const Lane lane(p.shape);
@@ -165,12 +178,15 @@ __global__ void __launch_bounds__(512) shoot(const FusedForward p) {
     const F size = start[s] < F(0) ? -start[s] : start[s];
     bound[s] = size > F(1) ? size : F(1);
   }
-  // The first guess: a few steps from zero, run up to the chunk.
+  // The first guess: a few steps from zero, run up to the chunk. They cost little beside a long
+  // chunk, and where they are enough, no chunk is swept twice.
   if (chunk > 0) {
-    const int64_t from = begin - kBurnIn > lane.begin ? begin - kBurnIn : lane.begin;
+    const int64_t eighth = (lane.end - lane.begin) / chunks / 8;
+    const int64_t run_up = eighth > kBurnIn ? eighth : kBurnIn;
+    const int64_t from = begin - run_up > lane.begin ? begin - run_up : lane.begin;
     if (from > lane.begin)
       for (int s = 0; s < S; ++s) start[s] = 0;
-    march<Cell, I, 4, false, false>(p, lane, from, begin, a, start, (F*)nullptr);
+    march<Cell, I, K, false, false>(p, lane, from, begin, a, start, (F*)nullptr);
   }
   for (int s = 0; s < S; ++s) x.starts[Borders<F, S>::at(chunk, s)] = start[s];
 
@@ -182,7 +198,7 @@ __global__ void __launch_bounds__(512) shoot(const FusedForward p) {
     if (pending) {
       for (int s = 0; s < S; ++s) state[s] = start[s];
       for (int i = 0; i < S * S; ++i) product[i] = i % (S + 1) == 0;
-      march<Cell, I, 4, true, true>(p, lane, begin, end, a, state, product);
+      march<Cell, I, K, true, true>(p, lane, begin, end, a, state, product);
       for (int s = 0; s < S; ++s) x.ends[Borders<F, S>::at(chunk, s)] = state[s];
       for (int i = 0; i < S * S; ++i)
         x.products[(chunk * S * S + i) * blockDim.x + threadIdx.x] = product[i];
@@ -203,7 +219,7 @@ __global__ void __launch_bounds__(512) shoot(const FusedForward p) {
   const int unsettled = x.unsettled[threadIdx.x];
   if (chunk == 0 && unsettled < chunks) {
     for (int s = 0; s < S; ++s) state[s] = x.ends[Borders<F, S>::at(unsettled - 1, s)];
-    march<Cell, I, 4, true, false>(p, lane, lane.cut(unsettled, chunks), lane.end, a, state,
+    march<Cell, I, K, true, false>(p, lane, lane.cut(unsettled, chunks), lane.end, a, state,
                                    (F*)nullptr);
     residual = 0;
   }
@@ -213,36 +229,29 @@ __global__ void __launch_bounds__(512) shoot(const FusedForward p) {
   if (chunk == 0 && threadIdx.x == 0) atomicMax(p.sweeps, sweeps);
 }
 
-template <template <typename> class CellOf, typename I>
+template <typename Cell, typename I>
 void launch(const FusedForward& p, int processors, cudaStream_t stream) {
   using F = typename Element<I>::Number;
-  using Cell = CellOf<F>;
   const Launch x = launch_of(p.shape, processors);
   if (p.shape.chunks == 1) {
     LAUNCH((sweep_exactly<Cell, I>), x.grid, x.block, 0, stream, p);
   } else {
     const size_t bytes = Borders<F, Cell::kStates>::bytes(x.block.x * x.block.y, x.block.x);
+    check(cudaMemsetAsync(p.sweeps, 0, sizeof(int32_t), stream), "clearing the count of sweeps");
+    check(cudaMemsetAsync(p.residual, 0, sizeof(float), stream), "clearing the residual");
     LAUNCH((shoot<Cell, I>), x.grid, x.block, bytes, stream, p);
   }
   check(cudaGetLastError(), "launching the fused forward kernel");
-}
-
-template <template <typename> class Cell>
-void launch_cell(const FusedForward& p, int processors, cudaStream_t stream) {
-  switch (p.shape.element) {
-    case kFloat: return launch<Cell, float>(p, processors, stream);
-    case kDouble: return launch<Cell, double>(p, processors, stream);
-    case kBFloat16: return launch<Cell, BFloat16>(p, processors, stream);
-    case kHalf: return launch<Cell, Half>(p, processors, stream);
-  }
 }
 
 }  // namespace
 
 void fused_forward_cuda(const FusedForward& p, int device, cudaStream_t stream) {
   const DeviceGuard guard(device);
-  if (p.shape.cell == kGru) launch_cell<Gru>(p, processor_count(device), stream);
-  else launch_cell<Lstm>(p, processor_count(device), stream);
+  dispatch(p.shape, [&](auto kind) {
+    using Kind = decltype(kind);
+    launch<typename Kind::Cell, typename Kind::Element>(p, processor_count(device), stream);
+  });
 }
 
 }  // namespace pararnn
