@@ -108,11 +108,14 @@ def peak_memory(device: torch.device, run: Callable[[], object]) -> int | None:
 def timed(device: torch.device, run: Callable[[], object], calls: int = 1) -> float:
     """Seconds a call, of so many calls in a row."""
     synchronize(device)
+    gc.disable()  # as timeit does: what is collected is not of this row
     start = time.perf_counter()
     for _ in range(calls):
         run()
     synchronize(device)
-    return (time.perf_counter() - start) / calls
+    seconds = time.perf_counter() - start
+    gc.enable()
+    return seconds / calls
 
 
 def timed_in_graph(run: Callable[[], object], repeats: int) -> list[float]:

@@ -188,9 +188,7 @@ def iterate(
         after, jacobians = step_with_jacobian(cell, before, inputs, parameters)
         right = after - states
         residual = right.abs().max()
-        # Of each step: a state that is large elsewhere must not excuse what is wrong here.
-        allowed = tolerance * torch.maximum(before.abs(), states.abs()).amax(2).clamp(min=1)
-        within = within + 1 if bool((right.abs().amax(2) <= allowed).all()) else 0
+        within = within + 1 if solved(right, before, states, tolerance) else 0
         if within == 2:
             return states, Report(name, iteration, residual)
         correction = recurrence(without_resets(jacobians, starts), right, False)
@@ -204,6 +202,21 @@ def iterate(
         'about 4 iterations), raise max_iterations, or use solver="auto" or "sequential", which '
         "need no convergence; NaN means non-finite input (see check_finite)"
     )
+
+
+def solved(right: Tensor, before: Tensor, states: Tensor, tolerance: float) -> bool:
+    """Whether every residual (B, T, S, D) is within the tolerance of its own step's states.
+
+    Of its own: a state that is large elsewhere must not excuse what is wrong here. Where no state
+    is beyond 1, one number decides.
+    """
+    residual = float(right.abs().max())
+    if residual <= tolerance:
+        return True
+    if not residual <= tolerance * float(states.abs().max()):
+        return False
+    size = torch.maximum(before.abs(), states.abs()).amax(2).clamp(min=1)  # (B, T, D)
+    return bool((right.abs().amax(2) <= tolerance * size).all())
 
 
 def newton(

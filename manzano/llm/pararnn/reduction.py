@@ -86,8 +86,8 @@ def recurrence_backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
     jacobians, x = ctx.saved_tensors
     multipliers = native_recurrence(jacobians, gradient, not ctx.reverse)
     later, earlier = (x, multipliers) if ctx.reverse else (multipliers, x)
-    products = later[:, 1:].unsqueeze(3) * earlier[:, :-1].unsqueeze(2)  # (B, T - 1, S, S, D)
-    return F.pad(products, (0, 0) * 3 + (1, 0)), multipliers, None
+    earlier = F.pad(earlier[:, :-1], (0, 0, 0, 0, 1, 0))  # x_{t-1}
+    return later.unsqueeze(3) * earlier.unsqueeze(2), multipliers, None  # (B, T, S, S, D)
 
 
 native_recurrence.register_autograd(recurrence_backward, setup_context=keep_for_backward)
