@@ -73,7 +73,9 @@ def test_the_diary_keeps_the_longest_time_and_its_notes(tmp_path):
     assert again.record["model"] == "abc"
 
 
-@pytest.mark.parametrize("folders", [["demo"], ["toy"], ["demo_pararnn", "demo"]])
+@pytest.mark.parametrize(
+    "folders", [["demo"], ["toy"], ["demo_pararnn", "demo"], ["demo_hybrid", "demo"]]
+)
 def test_a_stage_comes_after_those_it_reads(request, folders):
     order, configs = list(STAGES), [request.config.rootpath / "configs" / f for f in folders]
     trees = {s: yaml.safe_load(stage_file(configs, s).read_text(encoding="utf-8")) for s in STAGES}
