@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from manzano.llm.pararnn import Cell, SolverOptions, solve
+from manzano.llm.pararnn import Cell, ParaRNNLayer, SolverOptions, solve
 from tests.llm.pararnn.recurrences import user_cell
 
 PAGE = Path(__file__).parents[3] / "docs" / "pararnn.md"
@@ -57,6 +57,25 @@ def test_every_solver_agrees_with_the_loop(cell, steps, packed, solver):
         gradients = torch.autograd.grad(states.sin().sum() + final.cos().sum(), leaves)
         results.append((states.detach(), final.detach(), *gradients))
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_a_layer_compiles_as_one_graph(cell):
+    layer = ParaRNNLayer(cell, 4, 6, num_heads=2, solver="sequential")
+    x = torch.randn(2, 5, 4, requires_grad=True)
+    results = []
+    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        y, state = run(x)
+        gradients = torch.autograd.grad(y.sin().sum() + state.sum(), (x, *layer.parameters()))
+        results.append((y, state, *gradients))
+    torch.testing.assert_close(*results)
+
+
+def test_a_cell_that_mixes_channels_is_not_compiled():
+    mixing = Cell("mixing", lambda state, u, a: u + a * state.cumsum(-1), 1, 1, 1)
+    layer = torch.compile(ParaRNNLayer(mixing, 4, 6, solver="sequential"), fullgraph=True)
+    with pytest.raises(Exception, match="'mixing' is not channelwise: it reads other channels"):
+        layer(torch.randn(2, 5, 4))
 
 
 def test_states_without_bound_are_solved_to_a_relative_tolerance():
