@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from manzano.llm.pararnn import GRU_CELL, ConvergenceError, SolverOptions, solve
-from manzano.llm.pararnn.newton import compose, parallel_reduction
+from manzano.llm.pararnn.newton import compose, parallel_reduction, solved
 from manzano.llm.pararnn.packing import previous_states
 from tests.llm.pararnn.recurrences import CELLS, Case, user_cell
 
@@ -129,3 +129,15 @@ def test_a_second_derivative_of_newton_is_refused(solver):
     (gradient,) = torch.autograd.grad(states.sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="differentiable once"):
         gradient.sum().backward()
+
+
+def test_each_step_is_judged_by_its_own_states():
+    states = torch.ones(1, 2, 1, 3)
+    states[..., 0] = 1e6
+    small, large = torch.zeros_like(states), torch.zeros_like(states)
+    small[..., 0], large[..., 1] = 1e-2, 1e-2
+    assert solved(small, states, states, 1e-6)
+    assert not solved(large, states, states, 1e-6)
+    for wrong in (torch.inf, torch.nan):
+        assert not solved(torch.full_like(states, wrong), states, states, 1e-6)
+        assert not solved(torch.full_like(states, wrong), states, states * torch.inf, 1e-6)
