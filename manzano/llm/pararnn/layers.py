@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from manzano.llm.pararnn.cells import GRU_CELL, LSTM_CELL, Cell
+from manzano.llm.pararnn.jacobian import check_channelwise
 from manzano.llm.pararnn.report import Report, SolverOptions
 from manzano.llm.pararnn.solver import SOLVERS, solve, state_dtype
 
@@ -54,7 +55,8 @@ class ParaRNNLayer(nn.Module):
 
     Raises:
         ValueError: for sizes that `num_heads` does not divide, a bound that is not positive, an
-            unknown solver, or a `keep_bias` where there is no bias or no such gate.
+            unknown solver, a `keep_bias` where there is no bias or no such gate, or a cell that is
+            not channelwise.
     """
 
     def __init__(
@@ -100,6 +102,9 @@ class ParaRNNLayer(nn.Module):
         if bias:
             self.bias = nn.Parameter(torch.empty(gates, hidden_size, device=device, dtype=dtype))
         self.reset_parameters()
+        if cell not in (GRU_CELL, LSTM_CELL) and not self.weight.is_meta:
+            dtype = state_dtype(self.weight.dtype)
+            check_channelwise(cell, hidden_size, dtype, self.weight.device)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -185,6 +185,7 @@ def solve(
             begin = state.sum(0).expand(rows, steps, -1, -1)
             states = cell.step(begin, preactivations.to(state.dtype), parameters).to(dtype)
             return states, state, Report("none", 0, state.new_zeros(()))
-        if cell not in (GRU_CELL, LSTM_CELL):
+        # torch.compile cannot trace it; a layer has tried its cell before.
+        if cell not in (GRU_CELL, LSTM_CELL) and not torch.compiler.is_compiling():
             check_channelwise(cell, preactivations.shape[3], state.dtype, device)
         return chosen(cell, preactivations, parameters, state, cu_seqlens, options)
