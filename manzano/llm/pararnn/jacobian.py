@@ -59,8 +59,9 @@ def check_channelwise(cell: Cell, channels: int, dtype: torch.dtype, device: tor
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        values = torch.empty(shape, dtype=torch.float64).normal_(generator=generator)
-        return values.to(device, dtype)
+        # On the generator's device, whatever device torch makes tensors on by default.
+        values = torch.empty(shape, dtype=torch.float64, device="cpu")
+        return values.normal_(generator=generator).to(device, dtype)
 
     state_shape = (rows, steps, cell.state_size, channels)
     first, other = (

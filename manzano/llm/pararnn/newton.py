@@ -80,13 +80,13 @@ def without_resets(jacobians: Tensor, starts: Tensor | None) -> Tensor:
 
 
 class OnlyOnce(torch.autograd.Function):
-    """Gradients as they are, whose own gradient is an error.
+    """Gradients as they are, whose own gradient by what they were made `of` is an error.
 
     torch's `once_differentiable` leaves it out silently where the incoming gradient is a constant.
     """
 
     @staticmethod
-    def forward(ctx, *gradients: Tensor):
+    def forward(ctx, gradients: tuple[Tensor, ...], *of: Tensor):
         return tuple(gradient.view_as(gradient) for gradient in gradients)
 
     @staticmethod
@@ -125,7 +125,7 @@ class Solution(torch.autograd.Function):
             )
         result = d_inputs.to(preactivations.dtype), d_weights, at_starts(d_before, starts)
         if torch.is_grad_enabled():  # create_graph: somebody may differentiate these
-            result = OnlyOnce.apply(*(gradient.detach().requires_grad_() for gradient in result))
+            result = OnlyOnce.apply(result, preactivations, parameters, state, *gradients)
         return (*result, None, None, None, None)
 
 

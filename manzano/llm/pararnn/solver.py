@@ -36,7 +36,7 @@ def auto(
     """The fastest solver that serves; what none can certify is solved by the plain loop.
 
     `fused` where it has the cell and the device. Else, where steps are many and channels few,
-    `reduction`, which waits for the device once an iteration. Else, and where that has not
+    `reduction`, which waits for the device in every iteration. Else, and where that has not
     converged, `sequential`.
     """
     arguments = (cell, preactivations, parameters, state, starts, options)

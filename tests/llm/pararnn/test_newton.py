@@ -123,6 +123,19 @@ def test_the_loop_is_differentiable_twice(cell, packed):
 
 
 @pytest.mark.parametrize("solver", ["newton", "reduction"])
+@pytest.mark.parametrize("of", range(4), ids=["inputs", "parameters", "state", "gradient"])
+def test_a_second_derivative_is_not_left_out_silently(solver, of):
+    """With allow_unused, as torch's hessian and penalties have it, it was None: zero."""
+    leaves = [torch.randn(1, 9, 3, 2), torch.zeros(3, 2), torch.zeros(1, 1, 2)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    states, _, _ = solve(GRU_CELL, *leaves, solver=solver)
+    by_states = torch.ones_like(states, requires_grad=True)
+    (gradient,) = torch.autograd.grad(states, leaves[0], by_states, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(gradient.sum(), [*leaves, by_states][of], allow_unused=True)
+
+
+@pytest.mark.parametrize("solver", ["newton", "reduction"])
 def test_a_second_derivative_of_newton_is_refused(solver):
     inputs = small(GRU_CELL, packed=False)
     states = solve(GRU_CELL, *inputs, solver=solver)[0]

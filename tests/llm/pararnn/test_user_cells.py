@@ -78,6 +78,14 @@ def test_a_layer_tries_its_cell_when_it_is_made():
         ParaRNNLayer(mixing, 4, 6)
 
 
+def test_a_default_device_is_not_where_the_probe_is_drawn():
+    cell = Cell("leaky", lambda state, u, a: a * state + u, 1, 1, 1)
+    inputs = torch.ones(1, 3, 1, 2), torch.full((1, 2), 0.5)
+    with torch.device("meta"):
+        states = solve(cell, *inputs, torch.zeros(1, 1, 2, device="cpu"))[0]
+    assert states.flatten().tolist() == [1, 1, 1.5, 1.5, 1.75, 1.75]
+
+
 def test_states_without_bound_are_solved_to_a_relative_tolerance():
     """A linear cell whose states grow to hundreds: one Newton iteration solves it."""
     cell = Cell("sum", lambda state, u, a: a * state + u, 1, 1, 1)
