@@ -27,6 +27,7 @@ import ctypes
 import gc
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,13 +110,14 @@ def timed(device: torch.device, run: Callable[[], object], calls: int = 1) -> fl
     """Seconds a call, of so many calls in a row."""
     synchronize(device)
     gc.disable()  # as timeit does: what is collected is not of this row
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    synchronize(device)
-    seconds = time.perf_counter() - start
-    gc.enable()
-    return seconds / calls
+    try:
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        synchronize(device)
+        return (time.perf_counter() - start) / calls
+    finally:
+        gc.enable()
 
 
 def timed_in_graph(run: Callable[[], object], repeats: int) -> list[float]:
@@ -125,6 +127,7 @@ def timed_in_graph(run: Callable[[], object], repeats: int) -> list[float]:
     with torch.cuda.stream(stream):
         run()
     torch.cuda.current_stream().wait_stream(stream)
+    gc.collect()  # what is freed during the capture would break it
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
@@ -355,7 +358,8 @@ def main() -> None:
     text = [
         "# ParaRNN",
         f"{hardware(device)}, {options.dtype}; a copy reaches {bandwidth / 1e9:.1f} GB/s. "
-        f"Command: `python benchmarks/pararnn.py`, median and minimum of up to {options.repeats}.",
+        f"Command: `{' '.join(['python', *sys.argv])}`, median and minimum of up to "
+        f"{options.repeats}.",
     ]
     charts = []
     for name in options.cell or list(CELLS):

@@ -17,6 +17,7 @@ The paper (arXiv 2510.21450, Table 3; H100, 2,048 tokens a row) has 81.0 ms for 
 import argparse
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -155,7 +156,7 @@ def main() -> None:
     text = (
         f"# A training step of the {options.size} language models\n\n{hardware(device)}, "
         f"{options.dtype} products, {options.batch} x length tokens, {date.today()}. Command: "
-        f"`python benchmarks/pararnn_lm.py`, {options.turns} turns of {options.steps} steps.\n\n"
+        f"`{' '.join(['python', *sys.argv])}`, {options.turns} turns of {options.steps} steps.\n\n"
         f"{table(rows, options.batch)}\n"
     )
     print(text)

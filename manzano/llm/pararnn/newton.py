@@ -213,7 +213,8 @@ def solved(right: Tensor, before: Tensor, states: Tensor, tolerance: float) -> b
     residual = float(right.abs().max())
     if residual <= tolerance:
         return True
-    if not residual <= tolerance * float(states.abs().max()) or residual == torch.inf:
+    largest = max(float(before.abs().max()), float(states.abs().max()))
+    if not residual <= tolerance * largest or residual == torch.inf:
         return False
     size = torch.maximum(before.abs(), states.abs()).amax(2).clamp(min=1)  # (B, T, D)
     return bool((right.abs().amax(2) <= tolerance * size).all())

@@ -361,8 +361,8 @@ CELL_FUNCTION F corrected_start(int row, const F* end, const F* product, const F
   return start < -bound ? -bound : start;
 }
 
-// How far a chunk's start is from settled: by how much it moves or, where that is more, by how much the
-// chunk before it misses it. A correction that the bound cuts off hides the latter.
+// How far a chunk's start is from settled: by how much it moves or, where that is more, by how much
+// the chunk before it misses it. A correction that the bound cuts off hides the latter.
 template <typename F>
 CELL_FUNCTION F unsettled_by(F end, F start, F next) {
   const F moved = next < start ? start - next : next - start;

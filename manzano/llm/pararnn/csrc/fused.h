@@ -41,7 +41,7 @@ struct FusedForward {
   int64_t max_sweeps;
   double tolerance;
   int32_t* sweeps;  // (1): the largest count of sweeps
-  float* residual;  // (1): the largest correction left undone
+  float* residual;  // (1): the largest doubt left in a chunk's start (`unsettled_by`)
 };
 
 struct FusedBackward {

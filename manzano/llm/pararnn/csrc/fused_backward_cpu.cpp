@@ -52,7 +52,8 @@ struct Backward {
   void load_final(int64_t sequence, const Tile& tile, L* lambda) const {
     const F* from = (const F*)p.grad_final + sequence * S * D + tile.channel;
     for (int v = 0; v < tile.vectors; ++v)
-      for (int s = 0; s < S; ++s) lambda[v * S + s] = load(from + s * D + v * W, 1, tile.count(v, W));
+      for (int s = 0; s < S; ++s)
+        lambda[v * S + s] = load(from + s * D + v * W, 1, tile.count(v, W));
   }
 
   // Where the numbers of step t lie, for a tile of channels.
@@ -69,8 +70,8 @@ struct Backward {
   Rows<F> state_before(const Span& span, int64_t t, int64_t channel) const {
     if (t == span.begin)
       return {(const F*)p.initial, {S * D, 0, D, 1}, span.sequence, 0, channel};
-    const int64_t steps = kRecompute ? (p.shape.steps + kCheckpoint - 1) / kCheckpoint : p.shape.steps;
-    const Strides strides = {steps * S * D, S * D, D, 1};
+    const int64_t T = p.shape.steps, kept = kRecompute ? (T + kCheckpoint - 1) / kCheckpoint : T;
+    const Strides strides = {kept * S * D, S * D, D, 1};
     return {(const F*)p.saved, strides, span.row, kRecompute ? t / kCheckpoint : t - 1, channel};
   }
 
