@@ -28,10 +28,10 @@ import torch
 from pararnn import RESULTS, hardware, peak_memory, timed
 from rich.console import Console
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen3Config
+from transformers import PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
 from manzano.llm.pararnn.configuration import ParaRNNConfig
-from manzano.llm.pararnn.modeling import ParaRNNForCausalLM  # noqa: F401 (registers itself)
+from manzano.llm.pararnn.modeling import ParaRNNForCausalLM
 from manzano.llm.pararnn.presets import SIZES, preset
 
 TRANSFORMER_HEADS = {"400m": 8, "1b": 16, "2.9b": 32, "7b": 32}
@@ -70,7 +70,8 @@ def training_step(
 ) -> tuple[nn.Module, Callable[[], None]]:
     """A fresh model, and its training step."""
     with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        kind = Qwen3ForCausalLM if isinstance(config, Qwen3Config) else ParaRNNForCausalLM
+        model = kind(config)  # pyright: ignore (its own configuration)
         tokens = torch.randint(config.vocab_size, (batch, length))  # pyright: ignore
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from manzano.eval.harness.version import check_version
+from manzano.eval.samples import each
 
 check_version()  # before lmms-eval is imported, for another one may have other modules
 
@@ -23,7 +24,6 @@ from lmms_eval.api.model import lmms  # noqa: E402
 from manzano.eval.harness.asked import conversation  # noqa: E402
 from manzano.eval.harness.needs import check_task  # noqa: E402
 from manzano.eval.harness.workers import Artist, Reader, Sample  # noqa: E402
-from manzano.eval.samples import each  # noqa: E402
 
 logger = logging.getLogger(__name__)
 

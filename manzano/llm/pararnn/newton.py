@@ -188,7 +188,7 @@ def iterate(
         after, jacobians = step_with_jacobian(cell, before, inputs, parameters)
         right = after - states
         residual = right.abs().max()
-        within = within + 1 if solved(right, before, states, tolerance) else 0
+        within = within + 1 if solved(float(residual), right, before, states, tolerance) else 0
         if within == 2:
             return states, Report(name, iteration, residual)
         correction = recurrence(without_resets(jacobians, starts), right, False)
@@ -204,13 +204,15 @@ def iterate(
     )
 
 
-def solved(right: Tensor, before: Tensor, states: Tensor, tolerance: float) -> bool:
-    """Whether every residual (B, T, S, D) is within the tolerance of its own step's states.
+def solved(
+    residual: float, right: Tensor, before: Tensor, states: Tensor, tolerance: float
+) -> bool:
+    """Whether all of `right` (B, T, S, D), at most `residual`, is within the tolerance of its own
+    step's states.
 
     Of its own: a state that is large elsewhere must not excuse what is wrong here. Where no state
     is beyond 1, one number decides.
     """
-    residual = float(right.abs().max())
     if residual <= tolerance:
         return True
     largest = max(float(before.abs().max()), float(states.abs().max()))

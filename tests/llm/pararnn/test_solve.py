@@ -99,11 +99,14 @@ def test_autocast_around_it_changes_nothing(solver):
         assert torch.equal(solve(GRU_CELL, *arguments, solver=solver)[0], wanted)
 
 
-@every_solver
-@pytest.mark.parametrize("cell", [GRU_CELL, user_cell(3)], ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    "solver, cell",
+    [
+        *((solver, GRU_CELL) for solver in ("auto", *SOLVERS)),
+        *((solver, user_cell(3)) for solver in ("auto", *SOLVERS) if solver != "fused"),
+    ],
+)
 def test_inference_mode_changes_nothing(solver, cell):
-    if solver == "fused" and cell is not GRU_CELL:
-        pytest.skip("the fused solver has no user cells")
     shapes = ((1, 200, cell.num_preactivations, 3), (cell.num_parameters, 3))
     inputs = [draw(*shape) * 0.5 for shape in shapes]
     wanted, wanted_final, report = solve(cell, *inputs, solver=solver)
